@@ -1,0 +1,26 @@
+"""Errors that a user can cause and mend: each is one line saying what, where, and what would be right.
+
+Jobs print them without a traceback and exit non-zero; anything else is a defect of ours and keeps its traceback.
+"""
+
+__all__ = ["BundleError", "DataError", "FeclipError", "RunError", "StorageError"]
+
+
+class FeclipError(Exception):
+    """Base of every error whose message is written for the user."""
+
+
+class DataError(FeclipError, ValueError):
+    """An image, mask, folder layout or manifest is not what it must be."""
+
+
+class StorageError(FeclipError, OSError):
+    """A path or an object store cannot be reached, read or written."""
+
+
+class BundleError(FeclipError, ValueError):
+    """A bundle is missing, incomplete, of another schema, or does not fit its backbone."""
+
+
+class RunError(FeclipError, RuntimeError):
+    """A run cannot start, go on or finish as configured."""
