@@ -3,11 +3,15 @@
 Jobs print them without a traceback and exit non-zero; anything else is a defect of ours and keeps its traceback.
 """
 
-__all__ = ["BundleError", "DataError", "FeclipError", "RunError", "StorageError"]
+__all__ = ["BundleError", "ConfigError", "DataError", "FeclipError", "RunError", "StorageError"]
 
 
 class FeclipError(Exception):
     """Base of every error whose message is written for the user."""
+
+
+class ConfigError(FeclipError, ValueError):
+    """A config field holds a value that its backbone, its data or its cluster cannot take."""
 
 
 class DataError(FeclipError, ValueError):

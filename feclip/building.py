@@ -1,0 +1,66 @@
+"""From a config to the thing it describes: the one place that knows both a config and a model or a data set."""
+
+import dataclasses
+
+import pyarrow as pa
+import torch
+
+from feclip.config import DataConfig, ModelConfig
+from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
+from feclip.errors import ConfigError
+from feclip.model import FeClipModel
+
+__all__ = ["build_images", "build_manifest", "build_model"]
+
+
+def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
+    """Build the model of ``config`` on the CPU.
+
+    Args:
+        config: The model's fields.
+        seed: Seed of the adapters and the patch head; the trunk has ``config.init_seed``.
+
+    Raises:
+        ConfigError: If the backbone is unknown, its weights cannot be had, or a field does not fit it.
+    """
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    backbone = fields.pop("backbone")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return FeClipModel.from_pretrained(backbone, **fields)
+        except ValueError as error:
+            msg = f"model: {error}"
+            raise ConfigError(msg) from error
+
+
+def build_manifest(config: DataConfig, *, seed: int) -> pa.Table:
+    """List the labelled images of ``config`` and give each its split.
+
+    Raises:
+        DataError: If the folder or the table is not what it must be.
+        StorageError: If it cannot be read.
+    """
+    if config.manifest is not None:
+        table = read_manifest(config.manifest, root=config.root)
+    else:
+        assert config.root is not None  # FinetuneConfig requires one of the two
+        table = read_mvtec(config.root, categories=config.categories)
+    return assign_splits(
+        table,
+        protocol=str(config.protocol),
+        fractions=tuple(config.fractions),
+        group_column=config.group_column,
+        seed=seed,
+    )
+
+
+def build_images(table: pa.Table, config: DataConfig, *, image_size: int) -> LabelledImages:
+    """Return the data set over the rows of a manifest; ``image_size`` is the model's, pixels."""
+    return LabelledImages(
+        table,
+        image_size=image_size,
+        resize=str(config.resize),
+        padding_color=config.padding_color,
+        valid_region=str(config.valid_region),
+    )

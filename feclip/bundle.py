@@ -1,0 +1,250 @@
+"""The bundle: what training leaves behind and everything later reads. A folder, local or in object storage.
+
+    config.json           every model field, how images become inputs, digests, versions; written last
+    adapters.safetensors  trained tensors only (adapters, patch head); the frozen CLIP is never copied
+    images.parquet        every image that trained or selected it: role, split, sha256, digest of the decoded pixels
+    metrics.json          what training measured, by epoch
+
+config.json names the sha256 of the other three and goes last, so a folder without it is no bundle, and a folder in
+which old and new files are mixed is refused. Nothing here is pickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from feclip import __version__
+from feclip.building import build_model
+from feclip.config import FinetuneConfig, ModelConfig, plain
+from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.errors import BundleError
+from feclip.model import FeClipModel, tensor_digest
+
+__all__ = ["Bundle", "read_bundle", "write_bundle"]
+
+SCHEMA = 1
+CONFIG_FILE = "config.json"
+ADAPTERS_FILE = "adapters.safetensors"
+IMAGES_FILE = "images.parquet"
+METRICS_FILE = "metrics.json"
+CONFIG_KEYS = (
+    "backbone_digest",
+    "feclip_version",
+    "files",
+    "input",
+    "model",
+    "model_id",
+    "prompts",
+    "schema",
+    "tap_blocks",
+    "training",
+)
+INPUT_FIELDS = ("resize", "padding_color", "valid_region")  # fields of DataConfig that change a score
+UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the backbone's digest and by tap_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that was read and checked; the backbone is loaded by :meth:`build`."""
+
+    uri: str
+    """Where it lies."""
+    model: ModelConfig
+    """Every model field."""
+    input: dict[str, str]
+    """How images become inputs: resize, padding_color, valid_region."""
+    model_id: str
+    """Digest of everything that changes a score."""
+    backbone_digest: str
+    """Digest of the backbone's weights."""
+    adapters: dict[str, torch.Tensor]
+    """Trained tensors by parameter name."""
+    images: pa.Table
+    """Images that trained or selected it."""
+    metrics: list[dict[str, float]]
+    """What training measured, one record per epoch."""
+    training: dict[str, Any]
+    """The config of the run that wrote it."""
+
+    def build(self, *, pretrained: str | None = None) -> FeClipModel:
+        """Load the backbone and put the trained tensors on it.
+
+        Args:
+            pretrained: Weight file or tag to load instead of the recorded one; its digest must be the recorded one.
+
+        Raises:
+            BundleError: If the backbone's digest or a tensor does not fit.
+            ConfigError: If the backbone's weights cannot be had.
+        """
+        config = self.model if pretrained is None else dataclasses.replace(self.model, pretrained=pretrained)
+        model = build_model(config, seed=0)
+        if model.backbone_digest != self.backbone_digest:
+            msg = (
+                f"{self.uri} was trained on a backbone with digest {self.backbone_digest}, but {config.backbone} with "
+                f"{config.pretrained!r} has {model.backbone_digest}; give the weights it was trained on."
+            )
+            raise BundleError(msg)
+        try:
+            model.load_trainable_state_dict(self.adapters)
+        except ValueError as error:
+            msg = f"{join_uri(self.uri, ADAPTERS_FILE)}: {error}"
+            raise BundleError(msg) from error
+        return model.eval()
+
+
+def write_bundle(
+    uri: str, *, model: FeClipModel, config: FinetuneConfig, images: pa.Table, metrics: list[dict[str, float]]
+) -> str:
+    """Write a bundle and return its ``model_id``.
+
+    Each file appears whole or not at all, and ``config.json`` last.
+
+    Args:
+        uri: Folder or ``s3://`` prefix.
+        model: The trained model.
+        config: The run's config: every model field, how images become inputs, how it was trained.
+        images: Images that trained or selected it, with role, split, sha256 and pixel digest.
+        metrics: One record per epoch.
+
+    Raises:
+        StorageError: If a file cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
+    sink = pa.BufferOutputStream()
+    pq.write_table(images, sink)
+    files = {
+        ADAPTERS_FILE: save(tensors),
+        IMAGES_FILE: sink.getvalue().to_pybytes(),
+        METRICS_FILE: _json({"epochs": metrics}),
+    }
+    training = plain(config)
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "feclip_version": __version__,
+        "backbone_digest": model.backbone_digest,
+        "model": training.pop("model"),
+        "tap_blocks": list(model.tap_blocks),
+        "prompts": list(model.prompts),
+        "input": {name: training["data"][name] for name in INPUT_FIELDS},
+        "training": training,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    record["model_id"] = _model_id(record, tensors)
+    for name, content in files.items():
+        write_bytes(join_uri(uri, name), content)
+    write_bytes(join_uri(uri, CONFIG_FILE), _json(record))
+    return str(record["model_id"])
+
+
+def read_bundle(uri: str) -> Bundle:
+    """Read and check a bundle without loading its backbone.
+
+    Raises:
+        BundleError: If there is none, a field is missing, unknown or out of range, or a file is not the one that
+            config.json names.
+        StorageError: If the storage cannot be read.
+    """
+    where = join_uri(uri, CONFIG_FILE)
+    if not exists(where):
+        msg = f"{uri} holds no bundle: {CONFIG_FILE} is missing there."
+        raise BundleError(msg)
+    config = _parsed(read_bytes(where), where=where)
+    if config.get("schema") != SCHEMA:
+        msg = f"{where} has schema {config.get('schema')!r}; this feclip {__version__} reads schema {SCHEMA}."
+        raise BundleError(msg)
+    _require_keys(config, CONFIG_KEYS, where=where)
+    _require_keys(config["files"], (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE), where=f"{where}: files")
+    _require_keys(config["input"], INPUT_FIELDS, where=f"{where}: input")
+    files = {name: _checked(join_uri(uri, name), sha256=digest) for name, digest in config["files"].items()}
+    try:
+        adapters = load(files[ADAPTERS_FILE])
+        images = pq.read_table(pa.BufferReader(files[IMAGES_FILE]))
+    except (SafetensorError, pa.ArrowException) as error:
+        msg = f"{uri} holds a damaged file: {error}"
+        raise BundleError(msg) from error
+    if config["model_id"] != _model_id(config, adapters):
+        msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
+        raise BundleError(msg)
+    return Bundle(
+        uri=uri,
+        model=_model_config(config["model"], where=where),
+        input=config["input"],
+        model_id=config["model_id"],
+        backbone_digest=config["backbone_digest"],
+        adapters=adapters,
+        images=images,
+        metrics=_parsed(files[METRICS_FILE], where=join_uri(uri, METRICS_FILE))["epochs"],
+        training=config["training"],
+    )
+
+
+def _model_id(record: Mapping[str, Any], adapters: Mapping[str, torch.Tensor]) -> str:
+    """Return the digest of everything in a bundle that changes a score."""
+    fields = {key: value for key, value in record["model"].items() if key not in UNSCORED_MODEL_FIELDS}
+    identity = {
+        "adapters": tensor_digest(adapters),
+        "backbone": record["backbone_digest"],
+        "prompts": record["prompts"],
+        "model": fields | {"tap_blocks": record["tap_blocks"]},
+        "input": record["input"],
+    }
+    return hashlib.sha256(_json(identity)).hexdigest()
+
+
+def _model_config(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
+    _require_keys(fields, tuple(field.name for field in dataclasses.fields(ModelConfig)), where=f"{where}: model")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ModelConfig)
+    try:
+        config = ModelConfig(**vars(parser.parse_object(dict(fields))))
+    except (ArgumentError, TypeError, ValueError) as error:
+        msg = f"{where}: {' '.join(str(error).split())}"
+        raise BundleError(msg) from error
+    return config
+
+
+def _checked(uri: str, *, sha256: str) -> bytes:
+    if not exists(uri):
+        msg = f"{uri} is missing, so the bundle is incomplete; write it again."
+        raise BundleError(msg)
+    content = read_bytes(uri)
+    if hashlib.sha256(content).hexdigest() != sha256:
+        msg = f"{uri} is not the file that {CONFIG_FILE} names (sha256 differs); write the bundle again."
+        raise BundleError(msg)
+    return content
+
+
+def _parsed(content: bytes, *, where: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        msg = f"{where} is no JSON: {error}"
+        raise BundleError(msg) from error
+    if not isinstance(parsed, dict):
+        msg = f"{where} must hold a JSON object, got {type(parsed).__name__}."
+        raise BundleError(msg)
+    return parsed
+
+
+def _require_keys(found: object, expected: tuple[str, ...], *, where: str) -> None:
+    if not isinstance(found, Mapping):
+        msg = f"{where} must be a JSON object, got {type(found).__name__}."
+        raise BundleError(msg)
+    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unknown:
+        msg = f"{where}: missing fields {missing}, unknown fields {unknown}."
+        raise BundleError(msg)
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,73 @@
+"""Fine-tune on a Ray cluster: check the images in tasks, train with Ray Train, leave a bundle.
+
+driver                                    workers
+read who holds the output             ->
+list the images, give them splits     ->  check every image (tasks)
+claim the output                      ->  fit(), a checkpoint per epoch, then the bundle (Ray Train)
+"""
+
+import logging
+import sys
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feclip.building import build_manifest, check_model
+from feclip.bundle import read_bundle
+from feclip.cluster.inspection import inspected
+from feclip.cluster.paths import absolute_paths
+from feclip.cluster.session import require_resources, session
+from feclip.cluster.train import train
+from feclip.config import FinetuneConfig
+from feclip.data import Split, check_writable
+from feclip.errors import DataError
+from feclip.training import Claim
+
+__all__ = ["finetune"]
+
+logger = logging.getLogger(__name__)
+
+ROLES = {Split.TRAIN: "trained", Split.HELD_OUT: "selected"}  # what an image did to the bundle
+
+
+def finetune(config: FinetuneConfig) -> str:
+    """Run one fine-tuning job and return the URI of its bundle.
+
+    A finished run does nothing; a broken one, or one that is asked for more epochs, goes on from its last epoch.
+
+    Raises:
+        FeclipError: One line that says what is wrong; nothing that looks whole is left behind.
+    """
+    config = absolute_paths(config)
+    check_model(config.model)
+    check_writable(config.output)
+    claim = Claim.of(config)
+    if claim.finished:
+        logger.info("%s is finished: %d epochs, nothing to do.", config.output, config.optim.epochs)
+        return config.output
+    manifest = build_manifest(config.data, seed=config.seed) if config.optim.epochs else None
+    with session(config.cluster):
+        require_resources(config.cluster)
+        claim.take(_checked(manifest, config=config))
+        train(config, progress=sys.stderr.isatty())
+    bundle = read_bundle(config.output)
+    logger.info("Bundle written to %s (model_id %s)", bundle.uri, bundle.model_id[:12])
+    return bundle.uri
+
+
+def _checked(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
+    """Return the rows that train or select, found whole, with their role and digests; none without a manifest."""
+    if manifest is None:
+        return pa.table({name: pa.array([], pa.string()) for name in ("uri", "role", "split", "sha256")})
+    used = manifest.filter(pc.field("split").isin([split.value for split in ROLES]))
+    trained = used.filter(pc.field("split") == Split.TRAIN.value)
+    if trained.num_rows == 0:
+        msg = f"No image is left to train on in {config.data.manifest or config.data.root}; check the splits."
+        raise DataError(msg)
+    if used.num_rows == trained.num_rows:
+        logger.info("No image is held out (data.protocol a), so epochs report the training loss only.")
+    if pc.all(pc.is_null(trained["mask_uri"])).as_py():
+        logger.info("No image has a gt mask, so the mask loss is off and image labels alone train (L_cls).")
+    table = inspected(used, config=config)
+    roles = [ROLES[Split(value)] for value in table["split"].to_pylist()]
+    return table.append_column("role", pa.array(roles, pa.string()))

@@ -1,0 +1,46 @@
+"""Paths that every worker understands: absolute ones, or URIs."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from feclip.cluster.session import is_submitted_job
+from feclip.config import FinetuneConfig
+from feclip.data import absolute_uri
+from feclip.errors import ConfigError
+
+__all__ = ["absolute_paths"]
+
+
+def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
+    """Return ``config`` with absolute paths, since workers run in other working directories.
+
+    Raises:
+        ConfigError: If a path is relative in a submitted job, whose driver runs in an unpacked copy of the working
+            directory: what it wrote there would be lost.
+    """
+    pretrained = config.model.pretrained
+    if pretrained.endswith((".pt", ".safetensors")) or os.sep in pretrained:
+        pretrained = _absolute("model.pretrained", pretrained)
+    data = dataclasses.replace(
+        config.data,
+        root=None if config.data.root is None else _absolute("data.root", config.data.root),
+        manifest=None if config.data.manifest is None else _absolute("data.manifest", config.data.manifest),
+    )
+    return dataclasses.replace(
+        config,
+        data=data,
+        model=dataclasses.replace(config.model, pretrained=pretrained),
+        output=_absolute("output", config.output),
+    )
+
+
+def _absolute(field: str, path: str) -> str:
+    absolute = absolute_uri(path)
+    if is_submitted_job() and absolute != path and not Path(path).is_absolute():
+        msg = (
+            f"{field} is the relative path {path!r}, but a submitted job runs in an unpacked copy of the working "
+            "directory that is deleted afterwards; give an absolute path or an s3:// URI."
+        )
+        raise ConfigError(msg)
+    return absolute

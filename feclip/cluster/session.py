@@ -1,0 +1,79 @@
+"""Join the Ray cluster a job was submitted to, or start a local one; check that it can do what is asked."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray._private.ray_constants import RAY_ADDRESS_ENVIRONMENT_VARIABLE
+from ray._private.state import state as cluster_state  # what Ray Train asks too; Ray is pinned exactly
+
+from feclip.config import ClusterConfig
+from feclip.errors import ConfigError, RunError
+
+__all__ = ["is_submitted_job", "require_resources", "session"]
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
+
+
+def is_submitted_job() -> bool:
+    """Return whether ``ray job submit`` started this process, in an unpacked copy of the working directory."""
+    return JOB_VARIABLE in os.environ
+
+
+@contextmanager
+def session(config: ClusterConfig) -> Iterator[None]:
+    """Connect to Ray for the time of a ``with`` block.
+
+    ``RAY_ADDRESS`` names a cluster (a submitted job has it set); without it a local one is started and ended here.
+
+    Raises:
+        RunError: If the cluster that ``RAY_ADDRESS`` names does not answer.
+    """
+    environment = {} if config.storage_endpoint is None else {ENDPOINT_VARIABLE: config.storage_endpoint}
+    os.environ.update(environment)
+    owned = not ray.is_initialized()
+    if owned:
+        address = os.environ.get(RAY_ADDRESS_ENVIRONMENT_VARIABLE)
+        try:
+            ray.init(runtime_env={"env_vars": environment} if environment else None, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            msg = f"No Ray cluster answers at RAY_ADDRESS={address}: {error}"
+            raise RunError(msg) from error
+        resources = ray.cluster_resources()
+        logger.info(
+            "%s Ray cluster: %g CPUs, %g GPUs",
+            "Joined the" if address else "Started a local",
+            resources.get("CPU", 0),
+            resources.get("GPU", 0),
+        )
+    try:
+        yield
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+def require_resources(config: ClusterConfig) -> None:
+    """Check that the cluster has, or can grow to, one CPU and where asked one GPU per worker.
+
+    Ray Train would wait for ever for what the cluster can never have.
+
+    Raises:
+        ConfigError: If the cluster is too small.
+    """
+    limits = cluster_state.get_max_resources_from_cluster_config()  # None where nothing scales the cluster
+    available = limits if limits is not None else ray.cluster_resources()
+    for resource, wanted in (("CPU", True), ("GPU", config.use_gpu)):
+        needed, found = config.num_workers * wanted, available.get(resource, 0)
+        if needed > found:
+            msg = (
+                f"cluster.num_workers={config.num_workers} needs {needed} {resource}s, but the cluster has "
+                f"{found:g}; lower cluster.num_workers"
+                + (" or set cluster.use_gpu to false." if resource == "GPU" else " or use a larger cluster.")
+            )
+            raise ConfigError(msg)

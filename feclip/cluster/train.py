@@ -1,0 +1,161 @@
+"""Ray Train around :func:`feclip.training.fit`: workers, checkpoints, restarts; the loop itself knows no ray."""
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import ray.train
+import torch
+from ray.experimental import tqdm_ray
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from feclip.building import build_images, build_model
+from feclip.bundle import write_bundle
+from feclip.config import FinetuneConfig
+from feclip.data import Split, is_local, join_uri
+from feclip.errors import FeclipError, RunError
+from feclip.training import RUN_FOLDER, TrainState, fit, read_run_images
+
+__all__ = ["train"]
+
+logger = logging.getLogger(__name__)
+
+RUN_NAME = "train"  # Ray Train resumes what has the same storage path and name
+KEPT_CHECKPOINTS = 2
+CONTROLLER_FAILURES = 3
+
+
+def train(config: FinetuneConfig, *, progress: bool) -> None:
+    """Train on the cluster until the bundle is written; goes on from the last checkpoint in the output.
+
+    Args:
+        config: The run, with absolute paths.
+        progress: Whether to draw a bar of the steps.
+
+    Raises:
+        RunError: If training failed for good, in one line with its cause.
+    """
+    path, filesystem = _train_storage(join_uri(config.output, RUN_FOLDER))
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "progress": progress},
+        scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
+        run_config=RunConfig(
+            name=RUN_NAME,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(
+                max_failures=config.cluster.max_failures, controller_failure_limit=CONTROLLER_FAILURES
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise RunError(_cause(error)) from error
+    if result.return_value:
+        raise RunError(str(result.return_value))
+
+
+def _worker(loop: dict[str, object]) -> str | None:
+    """Run on each worker: build, fit, and on rank 0 write the bundle.
+
+    Returns:
+        The message of an error that every rank has met alike and that a restart would meet again, or None.
+    """
+    config, progress = loop["config"], loop["progress"]
+    assert isinstance(config, FinetuneConfig)
+    rank = ray.train.get_context().get_world_rank()
+    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", force=True)
+    torch.manual_seed(config.seed * ray.train.get_context().get_world_size() + rank)
+    images = read_run_images(config.output)
+    model = build_model(config.model, seed=config.seed)
+    try:
+        state = fit(
+            model,
+            train=build_images(_of(images, Split.TRAIN), config.data, image_size=config.model.image_size),
+            held_out=build_images(_of(images, Split.HELD_OUT), config.data, image_size=config.model.image_size),
+            loss=config.loss,
+            optim=config.optim,
+            seed=config.seed,
+            device=get_device(),
+            num_threads=config.data.num_workers,
+            state=_last_state(),
+            on_epoch=lambda state: _report(state, epochs=config.optim.epochs),
+            on_step=_StepBar() if progress and rank == 0 else _no_bar,
+        )
+    except RunError as error:
+        return str(error)
+    if rank == 0:
+        write_bundle(config.output, model=model, config=config, images=images, metrics=state.metrics)
+    return None
+
+
+def _of(images: pa.Table, split: Split) -> pa.Table:
+    return images.filter(pc.field("split") == split.value)
+
+
+def _last_state() -> TrainState | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return TrainState.load(Path(folder))
+
+
+def _report(state: TrainState, *, epochs: int) -> None:
+    """Log one line and keep the state; a barrier for all ranks, of which rank 0 alone carries the checkpoint."""
+    record = state.metrics[-1]
+    shown = " ".join(f"{name} {value:.4f}" for name, value in record.items() if name != "epoch")
+    logger.info("epoch %d/%d: %s", state.epoch, epochs, shown)
+    if ray.train.get_context().get_world_rank() > 0:
+        ray.train.report(record)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        state.save(Path(folder))
+        ray.train.report(record, checkpoint=Checkpoint.from_directory(folder))
+
+
+def _no_bar(epoch: int, step: int, num_steps: int) -> None:
+    """Draw nothing."""
+
+
+class _StepBar:
+    """A bar of the steps of the running epoch, drawn by the driver's terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm_ray.tqdm | None = None
+
+    def __call__(self, epoch: int, step: int, num_steps: int) -> None:
+        if self._bar is None or step == 1:
+            self._bar = tqdm_ray.tqdm(desc=f"epoch {epoch + 1}", total=num_steps, unit="step")
+        self._bar.update(1)
+        if step == num_steps:
+            self._bar.close()
+
+
+def _train_storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """Return the path and filesystem for Ray Train's folder.
+
+    Object storage gets pyarrow's own client, which uploads about twice as fast as s3fs (ray-project/ray#38695). It
+    reads keys and the endpoint from the standard environment variables.
+    """
+    if is_local(uri):
+        return uri, None
+    endpoint = os.environ.get("AWS_ENDPOINT_URL")
+    return uri.removeprefix("s3://"), pyarrow.fs.S3FileSystem(endpoint_override=endpoint)
+
+
+def _cause(error: ray.train.TrainingFailedError) -> str:
+    """Return the line of the first worker's error that is written for users, or else of the first error."""
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    causes = [getattr(failure, "cause", failure) for failure in failures]
+    chosen = next((cause for cause in causes if isinstance(cause, FeclipError)), causes[0])
+    text = str(chosen) if isinstance(chosen, FeclipError) else f"{type(chosen).__name__}: {chosen}"
+    return f"Training failed: {text}"

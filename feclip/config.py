@@ -1,0 +1,391 @@
+"""What a user sets: one frozen dataclass per thing, each field with its unit and origin.
+
+The dotted field names are the flags of the jobs, the keys of their YAML files, the keys of search spaces and what a
+bundle records. Values are checked where they are born, in ``__post_init__``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from jsonargparse.typing import register_type
+
+__all__ = [
+    "ClusterConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "Indices",
+    "LfsStatistic",
+    "LossConfig",
+    "ModelConfig",
+    "Names",
+    "OptimConfig",
+    "PaddingMode",
+    "Precision",
+    "Protocol",
+    "Resize",
+    "Shares",
+    "ValidRegion",
+    "changed_fields",
+    "flat_fields",
+    "plain",
+]
+
+_Item = TypeVar("_Item")
+
+
+class Names(tuple[str, ...]):
+    """Names, written ``a,b`` on the command line and in files (an unquoted ``[a,b]`` is a shell glob)."""
+
+    __slots__ = ()
+
+
+class Indices(tuple[int, ...]):
+    """Zero-based indices, written ``5,11``."""
+
+    __slots__ = ()
+
+
+class Shares(tuple[float, ...]):
+    """Fractions of a whole, written ``0.6,0.2,0.2``."""
+
+    __slots__ = ()
+
+
+def _read_list(
+    kind: Callable[[Iterable[Any]], tuple[_Item, ...]], item: Callable[[Any], _Item]
+) -> Callable[[Any], Any]:
+    def read(value: str | float | Iterable[Any]) -> tuple[_Item, ...]:
+        parts: Iterable[Any]
+        if isinstance(value, str):
+            parts = [part.strip() for part in value.strip().removeprefix("[").removesuffix("]").split(",")]
+        elif isinstance(value, Iterable):
+            parts = value
+        else:
+            parts = [value]
+        if any(part == "" for part in parts):
+            msg = f"expected values separated by commas, like a,b; got {value!r}"
+            raise ValueError(msg)
+        return kind(item(part) for part in parts)
+
+    return read
+
+
+def _write_list(value: Iterable[Any]) -> str:
+    return ",".join(str(part) for part in value)
+
+
+register_type(Names, serializer=_write_list, deserializer=_read_list(Names, str))
+register_type(Indices, serializer=_write_list, deserializer=_read_list(Indices, int))
+register_type(Shares, serializer=_write_list, deserializer=_read_list(Shares, float))
+
+
+class LfsStatistic(StrEnum):
+    """What the LFS adapter averages over the coefficients of a window."""
+
+    signed = "signed"
+    magnitude = "magnitude"
+    power = "power"
+
+
+class PaddingMode(StrEnum):
+    """How the model treats tokens that hold padding only."""
+
+    ignore = "ignore"
+    masked = "masked"
+    attention = "attention"
+
+
+class Resize(StrEnum):
+    """How an image becomes the square that the model reads."""
+
+    letterbox = "letterbox"
+    squash = "squash"
+
+
+class ValidRegion(StrEnum):
+    """Where the image ends and padding begins."""
+
+    letterbox = "letterbox"
+    uniform_border = "uniform_border"
+    mask_uri = "mask_uri"
+
+
+class Protocol(StrEnum):
+    """What the labelled test images are used for."""
+
+    a = "a"
+    b = "b"
+
+
+class Precision(StrEnum):
+    """Number format of the trunk's arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def _require(name: str, value: float, *, rule: str, holds: bool) -> None:
+    if not holds or not math.isfinite(value):
+        msg = f"{name} must be {rule}, got {value}."
+        raise ValueError(msg)
+
+
+def _require_member(name: str, value: object, kind: type[StrEnum]) -> None:
+    if value not in list(kind):
+        msg = f"{name} must be one of {', '.join(kind)}, got {value!r}."
+        raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model: a frozen CLIP and the adapters on it."""
+
+    backbone: str = "ViT-L-14-336"
+    """open_clip model name; resolved to its QuickGELU form where its weights were trained so (paper, Section 4.2)."""
+    pretrained: str = "openai"
+    """open_clip weight tag, a local .safetensors or .pt file, or ``none`` for a trunk initialised from init_seed."""
+    init_seed: int = 0
+    """Seed of the trunk when pretrained is ``none``; without effect otherwise."""
+    image_size: int = 336
+    """Side of the square input, pixels; a multiple of the backbone's patch size (paper, Section 4.2)."""
+    num_taps: int = 4
+    """Blocks that are tapped, at the ends of as many equal stages (N of the paper, Section 3.2)."""
+    tap_blocks: Indices | None = None
+    """Zero-based blocks to tap instead, ascending, written 5,11,17,23; null takes them from num_taps."""
+    ffe_window_size: int = 3
+    """Window side of the FFE adapter, tokens (P of the paper, Section 3.3)."""
+    lfs_window_size: int = 3
+    """Window side of the LFS adapter, tokens (Q of the paper, Section 3.4)."""
+    lfs_statistic: LfsStatistic = LfsStatistic.signed
+    """Statistic of the window's coefficients; signed is the paper's (docs/adr/0004-lfs-statistic.md)."""
+    lfs_kernel_size: int = 3
+    """Kernel side of the LFS convolution, tokens, odd (guide, 4.3)."""
+    fusion_weight: float = 0.1
+    """Share of the adapters in the fused tokens, 0 to 1 (lambda of Eq. 2)."""
+    temperature: float = 0.07
+    """Divisor of the cosine similarities, above 0 (tau of Eq. 1)."""
+    noun: str = "object"
+    """What the prompts name: 'A photo of a normal <noun>'."""
+    padding: PaddingMode = PaddingMode.masked
+    """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too."""
+    use_ffe: bool = True
+    """Whether the FFE adapter acts."""
+    use_lfs: bool = True
+    """Whether the LFS adapter acts."""
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "num_taps", "ffe_window_size", "lfs_window_size"):
+            _require(f"model.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
+        _require(
+            "model.lfs_kernel_size",
+            self.lfs_kernel_size,
+            rule="odd and at least 1",
+            holds=self.lfs_kernel_size >= 1 and self.lfs_kernel_size % 2 == 1,
+        )
+        _require("model.fusion_weight", self.fusion_weight, rule="in [0, 1]", holds=0 <= self.fusion_weight <= 1)
+        _require("model.temperature", self.temperature, rule="above 0", holds=self.temperature > 0)
+        _require("model.init_seed", self.init_seed, rule="at least 0", holds=self.init_seed >= 0)
+        _require_member("model.lfs_statistic", self.lfs_statistic, LfsStatistic)
+        _require_member("model.padding", self.padding, PaddingMode)
+        for name in ("backbone", "pretrained", "noun"):
+            if not getattr(self, name).strip():
+                msg = f"model.{name} must not be empty."
+                raise ValueError(msg)
+        if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
+            msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The labelled images: an MVTec folder or a manifest."""
+
+    root: str | None = None
+    """Folder or s3:// prefix of the MVTec layout; with a manifest, what its relative paths start from."""
+    categories: Names | None = None
+    """Categories to use, written screw,grid; null takes all."""
+    manifest: str | None = None
+    """Parquet or CSV table, one row per image, instead of a folder layout."""
+    resize: Resize = Resize.letterbox
+    """Keep the aspect ratio and pad, or squash to the square as the peers do."""
+    padding_color: str = "white"
+    """Colour of the padding: white, black, mean, or r,g,b in 0..255."""
+    valid_region: ValidRegion = ValidRegion.letterbox
+    """Where padding is: ours only, also a uniform border that the image brings, or told by a file per image."""
+    protocol: Protocol = Protocol.a
+    """a: all test images train; b: they are divided by fractions, so that some are held out and some reported."""
+    fractions: Shares = field(default=Shares((0.6, 0.2, 0.2)))
+    """Shares of train, held_out and report under protocol b; they sum to 1."""
+    group_column: str | None = None
+    """Manifest column whose equal values (a part, a lot) must not be divided between splits."""
+    num_workers: int = 4
+    """Threads that read and decode images, per training worker."""
+
+    def __post_init__(self) -> None:
+        _require_member("data.resize", self.resize, Resize)
+        _require_member("data.valid_region", self.valid_region, ValidRegion)
+        _require_member("data.protocol", self.protocol, Protocol)
+        _require("data.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
+        if (
+            len(self.fractions) != len(("train", "held_out", "report"))
+            or any(not 0 <= share <= 1 for share in self.fractions)
+            or not math.isclose(sum(self.fractions), 1.0, abs_tol=1e-9)
+        ):
+            msg = f"data.fractions must be three shares (train, held_out, report) that sum to 1, got {self.fractions}."
+            raise ValueError(msg)
+        if self.fractions[0] <= 0:
+            msg = f"data.fractions must leave a share to train, got {self.fractions}."
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the three loss terms, each a mean over the taps (paper, Eq. 4-5)."""
+
+    class_weight: float = 1.0
+    """Weight of the binary cross entropy on the image score."""
+    focal_weight: float = 1.0
+    """Weight of the focal loss on the anomaly map."""
+    dice_weight: float = 1.0
+    """Weight of the dice loss on the anomaly map."""
+    focal_gamma: float = 2.0
+    """Focusing exponent of the focal loss (Lin et al., 2017)."""
+    focal_alpha: float = 0.25
+    """Weight of anomalous pixels in the focal loss, 0 to 1; normal ones get the rest (Lin et al., 2017)."""
+
+    def __post_init__(self) -> None:
+        for name in ("class_weight", "focal_weight", "dice_weight", "focal_gamma"):
+            _require(f"loss.{name}", getattr(self, name), rule="at least 0", holds=getattr(self, name) >= 0)
+        _require("loss.focal_alpha", self.focal_alpha, rule="in [0, 1]", holds=0 <= self.focal_alpha <= 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimiser settings of one training run."""
+
+    learning_rate: float = 5e-4
+    """Adam step size (paper, Section 4.2)."""
+    epochs: int = 9
+    """Passes over the training images (paper, Section 4.2); 0 writes a valid zero-shot bundle."""
+    batch_size: int = 16
+    """Images per optimiser step over all workers (paper, Section 4.2)."""
+    grad_clip: float | None = None
+    """Largest norm of the gradient of all trained parameters together; null leaves it as it is."""
+    weight_decay: float = 0.0
+    """L2 penalty that Adam adds to the gradient."""
+    precision: Precision = Precision.auto
+    """Arithmetic of the trunk: auto takes bfloat16 where the device computes it natively, float32 elsewhere."""
+
+    def __post_init__(self) -> None:
+        _require("optim.learning_rate", self.learning_rate, rule="above 0", holds=self.learning_rate > 0)
+        _require("optim.epochs", self.epochs, rule="at least 0", holds=self.epochs >= 0)
+        _require("optim.batch_size", self.batch_size, rule="at least 1", holds=self.batch_size >= 1)
+        _require("optim.weight_decay", self.weight_decay, rule="at least 0", holds=self.weight_decay >= 0)
+        if self.grad_clip is not None:
+            _require("optim.grad_clip", self.grad_clip, rule="above 0", holds=self.grad_clip > 0)
+        _require_member("optim.precision", self.precision, Precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """What the job asks of the Ray cluster."""
+
+    num_workers: int = 1
+    """Training workers (DDP ranks)."""
+    use_gpu: bool = False
+    """Whether each worker gets one GPU; asked for here and never guessed where the job starts."""
+    max_failures: int = 3
+    """Worker failures after which the run gives up; it goes on from the last epoch each time."""
+    storage_endpoint: str | None = None
+    """URL of an S3-compatible server; null takes AWS_ENDPOINT_URL, or AWS itself."""
+
+    def __post_init__(self) -> None:
+        _require("cluster.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
+        _require("cluster.max_failures", self.max_failures, rule="at least 0", holds=self.max_failures >= 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune the FE-CLIP adapters on labelled images and write a bundle."""
+
+    output: str
+    """Folder or s3:// prefix of the bundle; submitted again, the run goes on from its last epoch."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The labelled images; not read where optim.epochs is 0."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The loss."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The cluster."""
+    seed: int = 0
+    """Seed of the adapters, the order of the images and the splits."""
+
+    def __post_init__(self) -> None:
+        if not self.output.strip():
+            msg = "output must not be empty: a folder or an s3:// prefix for the bundle."
+            raise ValueError(msg)
+        _require("seed", self.seed, rule="at least 0", holds=self.seed >= 0)
+        if self.optim.epochs and self.data.root is None and self.data.manifest is None:
+            msg = "data.root or data.manifest is required: an MVTec folder, or a Parquet or CSV table of images."
+            raise ValueError(msg)
+        if self.optim.epochs and self.optim.batch_size < self.cluster.num_workers:
+            msg = (
+                f"optim.batch_size must be at least cluster.num_workers ({self.cluster.num_workers}), "
+                f"since it counts the images of all workers; got {self.optim.batch_size}."
+            )
+            raise ValueError(msg)
+
+
+def plain(config: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the dataclasses above
+    """Return a config as JSON values: nested dictionaries, lists, strings and numbers.
+
+    Example:
+        >>> plain(LossConfig())["focal_alpha"]
+        0.25
+    """
+
+    def value(item: Any) -> Any:  # noqa: ANN401 - a JSON value
+        if isinstance(item, Mapping):
+            return {key: value(inner) for key, inner in item.items()}
+        if isinstance(item, tuple):
+            return list(item)
+        return str(item) if isinstance(item, StrEnum) else item
+
+    return {key: value(inner) for key, inner in dataclasses.asdict(config).items()}
+
+
+def flat_fields(values: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield ``(dotted name, value)`` for the leaves of a plain config.
+
+    Example:
+        >>> dict(flat_fields({"optim": {"epochs": 9}, "seed": 0}))
+        {'optim.epochs': 9, 'seed': 0}
+    """
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat_fields(value, prefix=f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def changed_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return ``{dotted name: (old value, new value)}`` for the fields in which two plain configs differ.
+
+    Example:
+        >>> changed_fields({"optim": {"epochs": 2}}, {"optim": {"epochs": 3}})
+        {'optim.epochs': (2, 3)}
+    """
+    before, after = dict(flat_fields(old)), dict(flat_fields(new))
+    return {
+        name: (before.get(name), after.get(name))
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    }

@@ -1,0 +1,10 @@
+"""The training loop that Ray Train and Ray Tune both call; torch only, no ray.
+
+It runs in one process as it is, and on several where a torch process group exists.
+"""
+
+from feclip.training.checkpoint import TrainState
+from feclip.training.claim import RUN_FOLDER, Claim, read_run_images
+from feclip.training.loop import fit
+
+__all__ = ["RUN_FOLDER", "Claim", "TrainState", "fit", "read_run_images"]

@@ -1,0 +1,88 @@
+"""The state of a run after an epoch: more than a bundle, so that a resumed run equals an unbroken one.
+
+A checkpoint is a folder of two files: ``state.safetensors`` (trained tensors, Adam's moments, generator states) and
+``state.json`` (finished epochs, metrics so far, the backbone's digest). No pickle is written or read.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from feclip.errors import RunError
+
+__all__ = ["TrainState"]
+
+SCHEMA = 1
+TENSORS_FILE = "state.safetensors"
+RECORD_FILE = "state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """What training needs to go on after ``epoch`` finished epochs."""
+
+    epoch: int
+    """Finished epochs."""
+    trained: dict[str, torch.Tensor]
+    """Adapters and patch head by parameter name."""
+    moments: dict[str, torch.Tensor]
+    """Adam's state, keyed ``<field>/<parameter name>`` with fields exp_avg, exp_avg_sq and step."""
+    generators: dict[str, torch.Tensor]
+    """Generator states keyed ``<device type>/<rank>``, uint8."""
+    metrics: list[dict[str, float]]
+    """One record per finished epoch."""
+    backbone_digest: str
+    """Digest of the frozen backbone that the tensors were trained on."""
+
+    def save(self, folder: Path) -> None:
+        """Write both files into ``folder``, which exists."""
+        tensors = {
+            f"{kind}/{name}": tensor.detach().cpu().contiguous()
+            for kind, group in (("trained", self.trained), ("adam", self.moments), ("generator", self.generators))
+            for name, tensor in group.items()
+        }
+        record = {
+            "schema": SCHEMA,
+            "epoch": self.epoch,
+            "metrics": self.metrics,
+            "backbone_digest": self.backbone_digest,
+        }
+        save_file(tensors, folder / TENSORS_FILE)
+        (folder / RECORD_FILE).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainState":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: If a file is missing, damaged or of another schema.
+        """
+        try:
+            record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text())
+            tensors = load_file(folder / TENSORS_FILE)
+        except (OSError, ValueError, SafetensorError) as error:
+            msg = f"The checkpoint in {folder} cannot be read ({error}); delete it to go on from the one before."
+            raise RunError(msg) from error
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            msg = f"The checkpoint in {folder} is not of schema {SCHEMA}; resume with the feclip that wrote it."
+            raise RunError(msg)
+        groups: dict[str, dict[str, torch.Tensor]] = {"trained": {}, "adam": {}, "generator": {}}
+        for key, tensor in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind not in groups:
+                msg = f"The checkpoint in {folder} holds an unknown tensor {key!r}."
+                raise RunError(msg)
+            groups[kind][name] = tensor
+        return cls(
+            epoch=record["epoch"],
+            trained=groups["trained"],
+            moments=groups["adam"],
+            generators=groups["generator"],
+            metrics=record["metrics"],
+            backbone_digest=record["backbone_digest"],
+        )

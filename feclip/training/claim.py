@@ -1,0 +1,122 @@
+"""Whose run an output is: the config and the images that it began with, so that only the same run goes on.
+
+<output>/_run/run.json         the config; written last, so that a command with a mistake claims nothing
+<output>/_run/images.parquet   the images that train or select, with their digests
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feclip import __version__
+from feclip.bundle import CONFIG_FILE, read_bundle
+from feclip.config import FinetuneConfig, changed_fields, plain
+from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.errors import RunError
+
+__all__ = ["RUN_FOLDER", "Claim", "read_run_images"]
+
+SCHEMA = 1
+RUN_FOLDER = "_run"
+CLAIM_FILE = "run.json"
+IMAGES_FILE = "images.parquet"
+EPOCHS_FIELD = "optim.epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A run's hold on its output."""
+
+    config: FinetuneConfig
+    """The config that was submitted now."""
+    begun: bool
+    """Whether an earlier submission of the same run stands in the output."""
+
+    @classmethod
+    def of(cls, config: FinetuneConfig) -> "Claim":
+        """Read who holds ``config.output`` and check that it is this run or nobody.
+
+        Raises:
+            RunError: If the output belongs to a run with another config (each difference is named), was trained for
+                more epochs already, or holds a bundle that no run of ours left there.
+        """
+        where = join_uri(config.output, RUN_FOLDER, CLAIM_FILE)
+        if not exists(where):
+            if exists(join_uri(config.output, CONFIG_FILE)):
+                msg = f"{config.output} holds a bundle of another origin; choose another output."
+                raise RunError(msg)
+            return cls(config=config, begun=False)
+        claimed = _read(where)
+        changes = changed_fields(claimed, plain(config))
+        before, now = changes.pop(EPOCHS_FIELD, (0, 0))
+        if changes:
+            listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+            msg = f"{config.output} belongs to a run with another config: {listed}. Choose another output."
+            raise RunError(msg)
+        if now < before:
+            msg = f"{config.output} is a run of {before} epochs; ask for {EPOCHS_FIELD} of at least that, got {now}."
+            raise RunError(msg)
+        return cls(config=config, begun=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the bundle of this very config is there already."""
+        if not self.begun or not exists(join_uri(self.config.output, CONFIG_FILE)):
+            return False
+        bundle = read_bundle(self.config.output)
+        return bool(bundle.training["optim"]["epochs"] == self.config.optim.epochs)
+
+    def take(self, images: pa.Table) -> None:
+        """Write the claim, or check that the images are those that the run began with.
+
+        Raises:
+            RunError: If an image was added, removed or changed since.
+        """
+        where = join_uri(self.config.output, RUN_FOLDER, IMAGES_FILE)
+        if images.num_rows and exists(where):
+            _require_same(read_run_images(self.config.output), images)
+        else:
+            sink = pa.BufferOutputStream()
+            pq.write_table(images, sink)
+            write_bytes(where, sink.getvalue().to_pybytes())
+        record = {"schema": SCHEMA, "feclip_version": __version__, "config": plain(self.config)}
+        text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+        write_bytes(join_uri(self.config.output, RUN_FOLDER, CLAIM_FILE), text.encode())
+
+
+def read_run_images(output: str) -> pa.Table:
+    """Return the images of the run that holds ``output``."""
+    return pq.read_table(pa.BufferReader(read_bytes(join_uri(output, RUN_FOLDER, IMAGES_FILE))))
+
+
+def _read(where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(read_bytes(where))
+        claimed = record["config"]
+        schema = record["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"{where} is no record of a run ({error!r}); choose another output."
+        raise RunError(msg) from error
+    if schema != SCHEMA or not isinstance(claimed, dict):
+        msg = f"{where} is of schema {schema!r}, this feclip reads {SCHEMA}; choose another output."
+        raise RunError(msg)
+    return claimed
+
+
+def _require_same(before: pa.Table, now: pa.Table) -> None:
+    def digests(table: pa.Table) -> dict[str, tuple[str, str]]:
+        return {
+            row["uri"]: (row["split"], row["sha256"]) for row in table.select(["uri", "split", "sha256"]).to_pylist()
+        }
+
+    old, new = digests(before), digests(now)
+    changed = sorted(uri for uri in old.keys() | new.keys() if old.get(uri) != new.get(uri))
+    if changed:
+        msg = (
+            f"{len(changed)} images differ from those the run began with, first {changed[0]}; restore them or choose "
+            "another output."
+        )
+        raise RunError(msg)

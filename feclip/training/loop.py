@@ -1,0 +1,271 @@
+"""Fine-tune the adapters: epochs of global batches, reduced numbers, a state after each epoch.
+
+What a step computes does not depend on the number of ranks: a global batch is drawn first and then divided, each
+term is a sum over images divided by the *global* number of images (of images with a gt mask for the mask terms), and
+the gradients of the ranks are summed. An uneven last shard is thereby weighted by its images.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from feclip.config import LossConfig, OptimConfig, Precision
+from feclip.data import Batch, LabelledImages, prefetched_batches, valid_tokens
+from feclip.errors import RunError
+from feclip.model import FeClipModel, LossTerms, fe_clip_loss_terms
+from feclip.training.batches import epoch_batches, shard
+from feclip.training.checkpoint import TrainState
+from feclip.training.held_out import held_out_metrics
+from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
+
+__all__ = ["autocast", "fit"]
+
+logger = logging.getLogger(__name__)
+
+ADAM_FIELDS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def fit(
+    model: FeClipModel,
+    *,
+    train: LabelledImages,
+    held_out: LabelledImages,
+    loss: LossConfig,
+    optim: OptimConfig,
+    seed: int,
+    device: torch.device,
+    num_threads: int,
+    state: TrainState | None,
+    on_epoch: Callable[[TrainState], None],
+    on_step: Callable[[int, int, int], None] = lambda *_: None,
+) -> TrainState:
+    """Train until ``optim.epochs`` epochs are finished, from ``state`` if there is one.
+
+    Every rank calls it with the same arguments; it returns the same on each.
+
+    Args:
+        model: The model; its adapters and patch head are changed in place, nothing else is.
+        train: Images that train.
+        held_out: Images for the metrics of each epoch; may be empty.
+        loss: Weights of the loss terms.
+        optim: Optimiser settings; the batch size counts all ranks.
+        seed: Seed of the order of the images.
+        device: Where the model computes.
+        num_threads: Threads that decode images for this rank.
+        state: State to go on from; its epochs are not repeated.
+        on_epoch: Called by every rank after each epoch with the state to keep.
+        on_step: Called after each step with the zero-based epoch, finished steps and steps of the epoch.
+
+    Returns:
+        The state after the last epoch.
+
+    Raises:
+        RunError: If the loss is not finite, on all ranks at once, or if the ranks disagree at the start.
+    """
+    model.to(device).train()
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    adam = torch.optim.Adam(parameters.values(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    if state is not None:
+        _restore(state, model=model, parameters=parameters, adam=adam, device=device)
+    require_equal(dict(parameters), device=device)
+    step_model = _replicated(model, device=device)
+    state = state or _state(model, parameters=parameters, adam=adam, device=device, metrics=[])
+    for epoch in range(state.epoch, optim.epochs):
+        batches = epoch_batches(len(train), batch_size=optim.batch_size, seed=seed, epoch=epoch)
+        totals = torch.zeros(5, dtype=torch.float64, device=device)
+        for index, (batch, counted) in enumerate(_own_batches(train, batches, num_threads=num_threads), start=1):
+            sums = _step(step_model, batch, counted=counted, loss=loss, optim=optim, device=device, adam=adam)
+            if not bool(sums.isfinite().all()):
+                msg = (
+                    f"The loss became {float(sums[:3].sum())} in epoch {epoch + 1}, step {index} of {len(batches)}; "
+                    "lower optim.learning_rate, set optim.grad_clip, or set optim.precision to float32."
+                )
+                raise RunError(msg)
+            totals += sums
+            on_step(epoch, index, len(batches))
+        record = {"epoch": epoch + 1, **_means(totals, loss=loss)}
+        record |= held_out_metrics(
+            model, held_out, device=device, num_threads=num_threads, context=autocast(optim.precision, device=device)
+        )
+        state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
+        on_epoch(state)
+    return state
+
+
+def autocast(precision: Precision, *, device: torch.device) -> torch.autocast | nullcontext[None]:
+    """Return the context in which the trunk computes.
+
+    ``auto`` takes bfloat16 where the device multiplies it natively: GPUs from Ampere on, CPUs with AMX. Elsewhere it
+    is emulated and was measured 8 times slower than float32.
+    """
+    if precision is Precision.auto:
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+        precision = Precision.bfloat16 if native else Precision.float32
+    if precision is Precision.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
+    """Return the model whose backward pass averages gradients over ranks.
+
+    Only trained parameters are in DDP's buckets. Nothing is broadcast: the ranks start from the same seed or
+    checkpoint, which :func:`require_equal` has checked, and the frozen trunk has no state that changes.
+    """
+    if world_size() == 1:
+        return model
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(
+        model, device_ids=devices, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+def _own_batches(train: LabelledImages, batches: list[list[int]], *, num_threads: int) -> Iterator[tuple[Batch, bool]]:
+    """Yield this rank's share of each global batch, and whether it counts.
+
+    A rank without an image in the last batch still takes part in the step, with an image that does not count.
+    """
+    shards = [shard(batch, rank=rank(), world_size=world_size()) for batch in batches]
+    filled = [own or batch[:1] for own, batch in zip(shards, batches, strict=True)]
+    own_batches = prefetched_batches(train, filled, num_threads=num_threads)
+    for batch, own in zip(own_batches, shards, strict=True):
+        yield batch, bool(own)
+
+
+def _step(
+    step_model: nn.Module,
+    batch: Batch,
+    *,
+    counted: bool,
+    loss: LossConfig,
+    optim: OptimConfig,
+    device: torch.device,
+    adam: torch.optim.Adam,
+) -> torch.Tensor:
+    """Take one optimiser step and return the global sums (class, focal, dice, images, images with a gt mask).
+
+    The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
+    """
+    model = step_model.module if isinstance(step_model, DistributedDataParallel) else step_model
+    batch = batch.to(device)
+    tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
+    with autocast(optim.precision, device=device):
+        output = step_model(model.normalize(batch.images), tokens)
+    terms: LossTerms = fe_clip_loss_terms(
+        output,
+        batch.labels,
+        batch.gt_masks,
+        valid_pixels=batch.valid_pixels,
+        valid_tokens=tokens,
+        focal_gamma=loss.focal_gamma,
+        focal_alpha=loss.focal_alpha,
+    )
+    masked = batch.has_mask.to(terms.focal.dtype)
+    local = float(counted) * torch.stack(
+        [
+            terms.class_loss.sum(),
+            (terms.focal * masked).sum(),
+            (terms.dice * masked).sum(),
+            torch.tensor(float(len(batch.labels)), device=device),
+            masked.sum(),
+        ]
+    )
+    sums = summed(local.detach().double())
+    if bool(sums.isfinite().all()):  # the one point of a step that waits for the device
+        images, masks = sums[3].float(), sums[4].clamp(min=1).float()
+        total = loss.class_weight * local[0] / images
+        total = total + (loss.focal_weight * local[1] + loss.dice_weight * local[2]) / masks
+        adam.zero_grad(set_to_none=True)
+        (total * world_size()).backward()  # type: ignore[no-untyped-call] # DDP averages over ranks; a sum is wanted
+        if optim.grad_clip is not None:
+            nn.utils.clip_grad_norm_([p for group in adam.param_groups for p in group["params"]], optim.grad_clip)
+        adam.step()
+    return sums
+
+
+def _means(totals: torch.Tensor, *, loss: LossConfig) -> dict[str, float]:
+    """Return the epoch's mean loss and its terms from the sums of its steps."""
+    class_sum, focal_sum, dice_sum, images, masks = totals.tolist()
+    terms = {"class_loss": class_sum / images}
+    total = loss.class_weight * terms["class_loss"]
+    if masks:
+        terms |= {"focal_loss": focal_sum / masks, "dice_loss": dice_sum / masks}
+        total += loss.focal_weight * terms["focal_loss"] + loss.dice_weight * terms["dice_loss"]
+    assert math.isfinite(total)
+    return {"loss": total, **terms}
+
+
+def _state(
+    model: FeClipModel,
+    *,
+    parameters: dict[str, nn.Parameter],
+    adam: torch.optim.Adam,
+    device: torch.device,
+    metrics: list[dict[str, float]],
+) -> TrainState:
+    """Collect the state on every rank; only the generators differ between ranks, so only they are gathered."""
+    moments = {
+        f"{field}/{name}": adam.state[parameter][field].detach().clone()
+        for name, parameter in parameters.items()
+        if parameter in adam.state
+        for field in ADAM_FIELDS
+    }
+    own = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
+    generators = {
+        f"{kind}/{number}": row.cpu()
+        for kind, generator in own.items()
+        for number, row in enumerate(gathered(generator.to(device).unsqueeze(0)))
+    }
+    return TrainState(
+        epoch=len(metrics),
+        trained={name: tensor.detach().clone() for name, tensor in model.trainable_state_dict().items()},
+        moments=moments,
+        generators=generators,
+        metrics=metrics,
+        backbone_digest=model.backbone_digest,
+    )
+
+
+def _restore(
+    state: TrainState,
+    *,
+    model: FeClipModel,
+    parameters: dict[str, nn.Parameter],
+    adam: torch.optim.Adam,
+    device: torch.device,
+) -> None:
+    """Put ``state`` into the model, the optimiser and this rank's generators."""
+    if state.backbone_digest != model.backbone_digest:
+        msg = (
+            f"The run was trained on the backbone {state.backbone_digest[:12]}, but {model.backbone_digest[:12]} was "
+            "loaded; give the same model.pretrained weights."
+        )
+        raise RunError(msg)
+    model.load_trainable_state_dict(state.trained)
+    for name, parameter in parameters.items():
+        fields = {field: state.moments.get(f"{field}/{name}") for field in ADAM_FIELDS}
+        if state.epoch and any(value is None for value in fields.values()):
+            msg = f"The checkpoint of epoch {state.epoch} lacks Adam's state of {name}."
+            raise RunError(msg)
+        if state.epoch:
+            adam.state[parameter] = {
+                field: value.clone() if field == "step" else value.to(device, copy=True)
+                for field, value in fields.items()
+                if value is not None
+            }
+    own = state.generators.get(f"cpu/{rank()}")
+    if own is not None:
+        torch.set_rng_state(own)
+    own = state.generators.get(f"cuda/{rank()}")
+    if own is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(own, device)
