@@ -1,0 +1,27 @@
+"""Generated industrial surfaces and parts, flawless and damaged, with exact masks.
+
+One seed and one index name one picture, whatever the order or the process that draws it.
+"""
+
+from feclip.demo.archive import write_archive
+from feclip.demo.defects import DEFECT_TYPES, LINE_DEFECTS, Difficulty
+from feclip.demo.families import ALL_FAMILIES, FAMILIES, GENERIC_NOUN, Role, caption, noun_of
+from feclip.demo.mvtec import write_mvtec
+from feclip.demo.sampling import Sample, draw_sample, render
+
+__all__ = [
+    "ALL_FAMILIES",
+    "DEFECT_TYPES",
+    "FAMILIES",
+    "GENERIC_NOUN",
+    "LINE_DEFECTS",
+    "Difficulty",
+    "Role",
+    "Sample",
+    "caption",
+    "draw_sample",
+    "noun_of",
+    "render",
+    "write_archive",
+    "write_mvtec",
+]
