@@ -10,7 +10,7 @@ from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
 from feclip.errors import ConfigError
 from feclip.model import FeClipModel
 
-__all__ = ["build_images", "build_manifest", "build_model"]
+__all__ = ["build_images", "build_model", "read_labelled"]
 
 
 def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
@@ -34,7 +34,7 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
             raise ConfigError(msg) from error
 
 
-def build_manifest(config: DataConfig, *, seed: int) -> pa.Table:
+def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:
     """List the labelled images of ``config`` and give each its split.
 
     Raises:

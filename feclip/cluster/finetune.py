@@ -12,14 +12,14 @@ import sys
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feclip.building import build_manifest, check_model
+from feclip.building import check_model, read_labelled
 from feclip.bundle import read_bundle
 from feclip.cluster.inspection import inspected
 from feclip.cluster.paths import absolute_paths
 from feclip.cluster.session import require_resources, session
 from feclip.cluster.train import train
 from feclip.config import FinetuneConfig
-from feclip.data import Split, check_writable
+from feclip.data import INSPECTION_SCHEMA, MANIFEST_SCHEMA, Split, check_writable
 from feclip.errors import DataError
 from feclip.training import Claim
 
@@ -45,7 +45,7 @@ def finetune(config: FinetuneConfig) -> str:
     if claim.finished:
         logger.info("%s is finished: %d epochs, nothing to do.", config.output, config.optim.epochs)
         return config.output
-    manifest = build_manifest(config.data, seed=config.seed) if config.optim.epochs else None
+    manifest = read_labelled(config.data, seed=config.seed) if config.optim.epochs else None
     with session(config.cluster):
         require_resources(config.cluster)
         claim.take(_checked(manifest, config=config))
@@ -58,7 +58,8 @@ def finetune(config: FinetuneConfig) -> str:
 def _checked(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
     """Return the rows that train or select, found whole, with their role and digests; none without a manifest."""
     if manifest is None:
-        return pa.table({name: pa.array([], pa.string()) for name in ("uri", "role", "split", "sha256")})
+        schema = pa.schema([*MANIFEST_SCHEMA, *INSPECTION_SCHEMA, pa.field("role", pa.string())])
+        return pa.unify_schemas([schema]).empty_table()
     used = manifest.filter(pc.field("split").isin([split.value for split in ROLES]))
     trained = used.filter(pc.field("split") == Split.TRAIN.value)
     if trained.num_rows == 0:
@@ -66,7 +67,7 @@ def _checked(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
         raise DataError(msg)
     if used.num_rows == trained.num_rows:
         logger.info("No image is held out (data.protocol a), so epochs report the training loss only.")
-    if pc.all(pc.is_null(trained["mask_uri"])).as_py():
+    if not pc.any(trained["has_mask"]).as_py():
         logger.info("No image has a gt mask, so the mask loss is off and image labels alone train (L_cls).")
     table = inspected(used, config=config)
     roles = [ROLES[Split(value)] for value in table["split"].to_pylist()]

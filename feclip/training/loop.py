@@ -164,7 +164,6 @@ def _step(
         batch.labels,
         batch.gt_masks,
         valid_pixels=batch.valid_pixels,
-        valid_tokens=tokens,
         focal_gamma=loss.focal_gamma,
         focal_alpha=loss.focal_alpha,
     )

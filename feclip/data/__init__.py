@@ -1,0 +1,76 @@
+"""Images in: storage, decoding, letterbox and valid masks, MVTec layout, manifests, splits and the leakage check."""
+
+from feclip.data.dataset import (
+    Batch,
+    LabelledImages,
+    Sample,
+    collate,
+    prefetched_batches,
+    read_image_mask,
+    read_valid_mask,
+)
+from feclip.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, decode_mask, pixel_digest, sha256
+from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
+from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
+from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
+from feclip.data.mvtec import read_mvtec
+from feclip.data.split import Split, assign_splits, overlap_check
+from feclip.data.storage import (
+    FileEntry,
+    StorageForbiddenError,
+    StorageMissingError,
+    absolute_uri,
+    check_writable,
+    delete,
+    exists,
+    is_dir,
+    is_local,
+    join_uri,
+    list_files,
+    read_bytes,
+    write_bytes,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "INSPECTION_SCHEMA",
+    "MANIFEST_SCHEMA",
+    "MAX_PIXELS",
+    "Batch",
+    "FileEntry",
+    "LabelledImages",
+    "Letterbox",
+    "Sample",
+    "Split",
+    "StorageForbiddenError",
+    "StorageMissingError",
+    "absolute_uri",
+    "assign_splits",
+    "build_manifest",
+    "check_writable",
+    "collate",
+    "decode_image",
+    "decode_mask",
+    "delete",
+    "exists",
+    "inspect_rows",
+    "is_dir",
+    "is_local",
+    "join_uri",
+    "letterbox",
+    "list_files",
+    "overlap_check",
+    "parse_padding_color",
+    "pixel_digest",
+    "prefetched_batches",
+    "read_bytes",
+    "read_image_mask",
+    "read_manifest",
+    "read_mvtec",
+    "read_valid_mask",
+    "sha256",
+    "squash",
+    "uniform_border",
+    "valid_tokens",
+    "write_bytes",
+]

@@ -1,0 +1,245 @@
+"""Requests to an S3 object store, retried, bounded in time, safe in threads and after a fork.
+
+The client is s3fs's (its event loop runs in a thread of its own, so any thread may call), used below its file
+interface: one GET or one PUT for each call, because an exception inside an open file would commit a truncated object.
+Endpoint, keys and region come from the standard environment variables, read at each call.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import s3fs
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.asyn import sync
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+
+from feclip.data._storage_errors import http_status, is_transient, object_error
+from feclip.errors import StorageError
+
+NUM_ATTEMPTS = 4
+"""Tries for one request; with the times below storage that cannot be reached is given up in about 20 s."""
+RETRY_SECONDS = 20.0
+"""No further try starts this long after the first one began."""
+CONNECT_SECONDS = 4.0
+"""Longest wait for a connection."""
+ANSWER_SECONDS = 15.0
+"""Longest wait for an answer, and longest silence within a body."""
+LEAST_BYTES_PER_SECOND = 1_000_000
+"""Slowest upload that is not given up; a PUT may wait for a server's go-ahead for ever without such a limit."""
+PAGE_SIZE = 1000
+"""Objects in one answer to a listing; S3's own maximum."""
+_NOT_FOUND = 404
+
+_T = TypeVar("_T")
+_filesystems: dict[tuple[int, frozenset[tuple[str, str]]], s3fs.S3FileSystem] = {}
+
+
+class ObjectEntry(NamedTuple):
+    """One object of a listing: key, size in bytes, entity tag."""
+
+    key: str
+    size: int
+    etag: str | None
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Divide an S3 URI in bucket and key.
+
+    Args:
+        uri: ``s3://bucket/key``; the key may be empty.
+
+    Returns:
+        Bucket and key.
+
+    Raises:
+        StorageError: If there is no bucket, or credentials stand in the URI.
+
+    Example:
+        >>> split_uri("s3://plant/line=1/a b.png")
+        ('plant', 'line=1/a b.png')
+    """
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if "@" in bucket:
+        msg = "An s3:// URI must not hold credentials; they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        raise StorageError(msg)
+    if not bucket:
+        msg = f"{uri} names no bucket; write s3://bucket/key."
+        raise StorageError(msg)
+    return bucket, key
+
+
+def retrying() -> Retrying:
+    """Return the one policy by which transient failures are tried again."""
+    return Retrying(
+        stop=stop_after_attempt(NUM_ATTEMPTS) | stop_after_delay(RETRY_SECONDS),
+        wait=wait_exponential_jitter(multiplier=0.3, max=3.0, jitter=0.3),
+        retry=retry_if_exception(is_transient),
+        reraise=True,
+    )
+
+
+def read_object(uri: str) -> bytes:
+    """Read one object whole.
+
+    Args:
+        uri: ``s3://bucket/key``.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        StorageError: If it is absent, forbidden, or the store fails.
+    """
+
+    async def request(client: Any, bucket: str, key: str) -> bytes:  # noqa: ANN401 - botocore makes its clients at run time
+        answer = await asyncio.wait_for(client.get_object(Bucket=bucket, Key=key), ANSWER_SECONDS)
+        try:
+            async with answer["Body"] as body:
+                data: bytes = await body.read()
+        except Exception as error:
+            msg = "the body broke off"  # whatever the HTTP library calls it, the cure is to ask again
+            raise ConnectionError(msg) from error
+        if len(data) != answer["ContentLength"]:
+            msg = "the body is shorter than announced"
+            raise ConnectionError(msg)
+        return data
+
+    return _request(request, uri=uri, action="read")
+
+
+def write_object(uri: str, data: bytes) -> None:
+    """Write one object with exactly one PUT of bytes already in memory, so it is whole or absent.
+
+    Args:
+        uri: ``s3://bucket/key``.
+        data: The content.
+
+    Raises:
+        StorageError: If the store refuses or fails.
+    """
+
+    async def request(client: Any, bucket: str, key: str) -> None:  # noqa: ANN401
+        limit = ANSWER_SECONDS + len(data) / LEAST_BYTES_PER_SECOND
+        await asyncio.wait_for(client.put_object(Bucket=bucket, Key=key, Body=data), limit)
+
+    _request(request, uri=uri, action="write")
+
+
+def object_exists(uri: str) -> bool:
+    """Tell whether an object stands at exactly this key.
+
+    Args:
+        uri: ``s3://bucket/key``.
+
+    Returns:
+        False also where the bucket is missing: S3's answer does not tell these apart.
+
+    Raises:
+        StorageError: If the store forbids the question or fails.
+    """
+
+    async def request(client: Any, bucket: str, key: str) -> bool:  # noqa: ANN401
+        try:
+            await asyncio.wait_for(client.head_object(Bucket=bucket, Key=key), ANSWER_SECONDS)
+        except Exception as error:
+            if http_status(error) == _NOT_FOUND:
+                return False
+            raise
+        return True
+
+    return _request(request, uri=uri, action="look up")
+
+
+def delete_object(uri: str) -> None:
+    """Delete one object; an absent one is fine.
+
+    Args:
+        uri: ``s3://bucket/key``.
+
+    Raises:
+        StorageError: If the store refuses or fails.
+    """
+
+    async def request(client: Any, bucket: str, key: str) -> None:  # noqa: ANN401
+        try:
+            await asyncio.wait_for(client.delete_object(Bucket=bucket, Key=key), ANSWER_SECONDS)
+        except Exception as error:
+            code = getattr(error, "response", {}).get("Error", {}).get("Code")
+            if http_status(error) != _NOT_FOUND or code == "NoSuchBucket":
+                raise
+
+    _request(request, uri=uri, action="delete")
+
+
+def list_objects(uri: str, *, page_size: int | None = None) -> Iterator[ObjectEntry]:
+    """Walk through all objects whose key starts with that of a URI, page by page, in the order of their keys.
+
+    Args:
+        uri: ``s3://bucket/prefix``.
+        page_size: Objects in one answer; None for S3's maximum.
+
+    Yields:
+        One entry for each object.
+
+    Raises:
+        StorageError: If the bucket is missing or forbidden, or the store fails.
+    """
+    token: str | None = None
+    while True:
+
+        async def request(client: Any, bucket: str, key: str, *, after: str | None = token) -> dict[str, Any]:  # noqa: ANN401
+            more = {"ContinuationToken": after} if after else {}
+            listing = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=page_size or PAGE_SIZE, **more)
+            page: dict[str, Any] = await asyncio.wait_for(listing, ANSWER_SECONDS)
+            return page
+
+        page = _request(request, uri=uri, action="list")
+        for item in page.get("Contents", ()):
+            etag = item.get("ETag")
+            yield ObjectEntry(item["Key"], int(item["Size"]), etag.strip('"') if etag else None)
+        token = page.get("NextContinuationToken")
+        if not page.get("IsTruncated") or not token:
+            return
+
+
+def _request(function: Callable[[Any, str, str], Awaitable[_T]], *, uri: str, action: str) -> _T:
+    bucket, key = split_uri(uri)
+
+    async def attempt(filesystem: s3fs.S3FileSystem) -> _T:
+        client = await filesystem.set_session()
+        return await function(client, bucket, key)
+
+    def call() -> _T:
+        filesystem = _filesystem()
+        result: _T = sync(filesystem.loop, attempt, filesystem)
+        return result
+
+    try:
+        return retrying()(call)
+    except StorageError:
+        raise
+    except (BotoCoreError, ClientError, OSError, ValueError) as error:
+        raise object_error(error, uri=uri, action=action) from error
+
+
+def _filesystem() -> s3fs.S3FileSystem:
+    """Return this process's client for the environment as it is now.
+
+    fsspec's own cache would hand out a client with the keys of an older environment, and one for each thread.
+    Without a lock two threads may each make a client at first; one of them is dropped, unconnected.
+    """
+    settings = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    identity = (os.getpid(), settings)
+    filesystem = _filesystems.get(identity)
+    if filesystem is None:
+        config = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": ANSWER_SECONDS,
+            "max_pool_connections": 32,
+            "retries": {"total_max_attempts": 1, "mode": "standard"},
+        }
+        made = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)
+        filesystem = _filesystems.setdefault(identity, made)
+    return filesystem

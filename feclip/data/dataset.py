@@ -1,0 +1,272 @@
+"""Labelled images as the model takes them: read, decoded, brought to the square input, in threads ahead of their use.
+
+Shapes: B images, S side of the model input in pixels.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from feclip.data.decode import decode_image, decode_mask
+from feclip.data.letterbox import letterbox, parse_padding_color, squash, uniform_border
+from feclip.data.storage import read_bytes
+from feclip.errors import DataError
+
+__all__ = ["Batch", "LabelledImages", "Sample", "collate", "prefetched_batches", "read_image_mask", "read_valid_mask"]
+
+BATCHES_AHEAD = 2
+"""Batches that are decoded before they are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image on the model's input."""
+
+    image: torch.Tensor
+    """Shape ``(3, S, S)``, uint8, RGB."""
+    valid_pixels: torch.Tensor
+    """Shape ``(S, S)``, bool; false on padding."""
+    label: int
+    """gt label: 0 normal, 1 anomalous."""
+    gt_mask: torch.Tensor
+    """Shape ``(S, S)``, bool, true where anomalous; all false where nothing is, or nothing is known."""
+    has_mask: bool
+    """Whether the gt mask is known; the mask of a normal image can be known to be empty."""
+    index: int
+    """Row of the table, zero-based."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Samples stacked."""
+
+    images: torch.Tensor
+    """Shape ``(B, 3, S, S)``, uint8, RGB."""
+    valid_pixels: torch.Tensor
+    """Shape ``(B, S, S)``, bool."""
+    labels: torch.Tensor
+    """gt labels of shape ``(B,)``, float32."""
+    gt_masks: torch.Tensor
+    """Shape ``(B, S, S)``, bool."""
+    has_mask: torch.Tensor
+    """Shape ``(B,)``, bool."""
+    index: torch.Tensor
+    """Rows of the table, shape ``(B,)``, int64, zero-based."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch on a device.
+
+        Args:
+            device: Where it goes.
+        """
+        return Batch(
+            images=self.images.to(device),
+            valid_pixels=self.valid_pixels.to(device),
+            labels=self.labels.to(device),
+            gt_masks=self.gt_masks.to(device),
+            has_mask=self.has_mask.to(device),
+            index=self.index.to(device),
+        )
+
+
+class LabelledImages(Dataset[Sample]):
+    """The images of a manifest, or of a part of one, each read and decoded when it is asked for.
+
+    Args:
+        table: Manifest rows; every label must be known.
+        image_size: Side S of the model input, pixels.
+        resize: ``letterbox`` keeps the aspect ratio and pads, ``squash`` does not.
+        padding_color: white, black, mean, or r,g,b; the colour of our padding, and of a border looked for.
+        valid_region: ``letterbox``: only our own padding is invalid; ``uniform_border``: also a border of the padding
+            colour that the image brings; ``mask_uri``: also what the file in the column ``valid_mask_uri`` excludes.
+
+    Raises:
+        DataError: If an option is unknown, a label is missing, or a file that an option needs is not named.
+    """
+
+    def __init__(self, table: pa.Table, *, image_size: int, resize: str, padding_color: str, valid_region: str) -> None:
+        _check_option("resize", resize, known=("letterbox", "squash"))
+        _check_option("valid_region", valid_region, known=("letterbox", "uniform_border", "mask_uri"))
+        parse_padding_color(padding_color)
+        self.image_size = image_size
+        self.resize = resize
+        self.padding_color = padding_color
+        self.valid_region = valid_region
+        names = ("uri", "label", "mask_uri", "has_mask", "valid_mask_uri")
+        self._uris, self._labels, self._mask_uris, self._has_mask, self._valid_mask_uris = (
+            table[name].to_pylist() for name in names
+        )
+        for uri, label, valid_mask_uri in zip(self._uris, self._labels, self._valid_mask_uris, strict=True):
+            if label is None:
+                msg = f"{uri} has no label in the manifest; it must be 0 (normal) or 1 (anomalous)."
+                raise DataError(msg)
+            if valid_region == "mask_uri" and valid_mask_uri is None:
+                msg = f"{uri} has no valid_mask_uri in the manifest, which data.valid_region=mask_uri needs."
+                raise DataError(msg)
+
+    def __len__(self) -> int:
+        return len(self._uris)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read one image with its masks.
+
+        Args:
+            index: Row of the table, zero-based.
+
+        Raises:
+            DataError: If a file cannot be decoded, or a mask does not fit its image.
+            StorageError: If a file cannot be read.
+        """
+        uri = self._uris[index]
+        image = decode_image(read_bytes(uri), uri=uri)
+        if self.resize == "squash":
+            pixels, record = squash(image, image_size=self.image_size)
+        else:
+            pixels, record = letterbox(image, image_size=self.image_size, padding_color=self.padding_color)
+        mask_uri = self._mask_uris[index]
+        if mask_uri is None:
+            gt_mask = np.zeros((self.image_size, self.image_size), np.bool_)
+        else:
+            mask = read_image_mask(mask_uri, image_uri=uri, image_shape=image.shape, label=self._labels[index])
+            gt_mask = record.place(mask)
+        source_valid = self._source_valid(index, image)
+        valid = record.valid_pixels() if source_valid is None else record.place(source_valid)
+        return Sample(
+            image=torch.from_numpy(pixels).permute(2, 0, 1),
+            valid_pixels=torch.from_numpy(valid),
+            label=self._labels[index],
+            gt_mask=torch.from_numpy(gt_mask),
+            has_mask=self._has_mask[index],
+            index=index,
+        )
+
+    def _source_valid(self, index: int, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
+        """Return where the source file shows the scene, shape ``(h, w)``; None for everywhere."""
+        if self.valid_region == "uniform_border":
+            return uniform_border(image, padding_color=self.padding_color)
+        if self.valid_region == "mask_uri":
+            return read_valid_mask(self._valid_mask_uris[index], image_uri=self._uris[index], image_shape=image.shape)
+        return None
+
+
+def read_image_mask(
+    mask_uri: str, *, image_uri: str, image_shape: tuple[int, ...], label: int | None
+) -> npt.NDArray[np.bool_]:
+    """Read a mask and check that it fits its image.
+
+    Args:
+        mask_uri: The mask.
+        image_uri: Its image, for messages.
+        image_shape: The decoded image's shape, ``(h, w, ...)``.
+        label: gt label that a gt mask must agree with; None for other masks.
+
+    Returns:
+        Shape ``(h, w)``.
+
+    Raises:
+        DataError: If it cannot be decoded, has another size, or contradicts the label.
+        StorageError: If it cannot be read.
+    """
+    mask = decode_mask(read_bytes(mask_uri), uri=mask_uri)
+    if mask.shape != image_shape[:2]:
+        sizes = (
+            f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image_uri} has {image_shape[1]} x {image_shape[0]}"
+        )
+        msg = f"The mask {mask_uri} has {sizes}; they must be equal."
+        raise DataError(msg)
+    if label is not None and bool(mask.any()) != bool(label):
+        rule = "anomalous, but its mask marks nothing" if label else "normal, but its mask marks something"
+        msg = f"{image_uri} is labelled {rule}: {mask_uri}; mend the label or the mask."
+        raise DataError(msg)
+    return mask
+
+
+def read_valid_mask(mask_uri: str, *, image_uri: str, image_shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Read the file that tells where an image shows the scene.
+
+    Args:
+        mask_uri: The file; what is white in it is valid.
+        image_uri: Its image, for messages.
+        image_shape: The decoded image's shape, ``(h, w, ...)``.
+
+    Returns:
+        Shape ``(h, w)``, somewhere true.
+
+    Raises:
+        DataError: If it cannot be decoded, has another size, or marks nothing as valid.
+        StorageError: If it cannot be read.
+    """
+    valid = read_image_mask(mask_uri, image_uri=image_uri, image_shape=image_shape, label=None)
+    if not valid.any():
+        msg = f"The valid mask {mask_uri} of {image_uri} marks nothing as valid; white is where the image counts."
+        raise DataError(msg)
+    return valid
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one size.
+
+    Args:
+        samples: At least one.
+
+    Returns:
+        The batch, in the order of the samples.
+    """
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]),
+        valid_pixels=torch.stack([sample.valid_pixels for sample in samples]),
+        labels=torch.tensor([sample.label for sample in samples], dtype=torch.float32),
+        gt_masks=torch.stack([sample.gt_mask for sample in samples]),
+        has_mask=torch.tensor([sample.has_mask for sample in samples], dtype=torch.bool),
+        index=torch.tensor([sample.index for sample in samples], dtype=torch.int64),
+    )
+
+
+def prefetched_batches(
+    dataset: Dataset[Sample], index_batches: Iterable[Sequence[int]], *, num_threads: int
+) -> Iterator[Batch]:
+    """Iterate over batches that threads decode ahead of the consumer.
+
+    Threads, not processes: Pillow releases the interpreter while it decodes, and nothing need survive a fork.
+    Batches come in the order of the indices whatever thread is first. Closing the iterator ends its threads.
+
+    Args:
+        dataset: Where the samples come from.
+        index_batches: Rows of each batch; read a few batches ahead.
+        num_threads: Threads that read and decode, at least 1.
+
+    Yields:
+        One batch for each sequence of indices.
+
+    Raises:
+        FeclipError: What reading a sample raised, on the consumer's thread, when its batch is asked for.
+    """
+    remaining = iter(index_batches)
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="feclip-decode")
+
+    def submitted(number: int) -> Iterator[list[Future[Sample]]]:
+        for indices in itertools.islice(remaining, number):
+            yield [executor.submit(dataset.__getitem__, index) for index in indices]
+
+    try:
+        waiting = deque(submitted(BATCHES_AHEAD))
+        while waiting:
+            futures = waiting.popleft()
+            waiting.extend(submitted(1))
+            yield collate([future.result() for future in futures])
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_option(name: str, value: str, *, known: Sequence[str]) -> None:
+    if value not in known:
+        msg = f"data.{name} must be one of {', '.join(known)}, got {value!r}."
+        raise DataError(msg)

@@ -1,0 +1,265 @@
+"""Any local path or ``s3://`` URI through one door: read, write whole, look up, list, delete, probe.
+
+A URI here is ``s3://bucket/key``, or a local path (``file://`` is understood). Writing is all or nothing: a reader sees
+the old content or the new, never half of it. Functions block and may be called from any thread.
+"""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from feclip.data import _local_files, _object_store
+from feclip.data._storage_errors import StorageForbiddenError, StorageMissingError
+from feclip.errors import StorageError
+
+__all__ = [
+    "FileEntry",
+    "StorageForbiddenError",
+    "StorageMissingError",
+    "absolute_uri",
+    "check_writable",
+    "delete",
+    "exists",
+    "is_dir",
+    "is_local",
+    "join_uri",
+    "list_files",
+    "read_bytes",
+    "write_bytes",
+]
+
+_S3 = "s3://"
+
+
+class FileEntry(NamedTuple):
+    """One file of a listing."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    etag: str | None
+    """Entity tag of an object, without quotes; None for a local file."""
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a URI is a local path.
+
+    Args:
+        uri: Path or URI.
+
+    Returns:
+        True for paths and ``file://``, false for ``s3://``.
+
+    Raises:
+        StorageError: If the URI has another scheme, or holds a NUL character.
+
+    Example:
+        >>> is_local("/data/a.png"), is_local("s3://plant/a.png")
+        (True, False)
+    """
+    if "\0" in uri or not uri:
+        msg = f"{uri!r} is no path; write a local path or s3://bucket/key."
+        raise StorageError(msg)
+    scheme, separator, _ = uri.partition("://")
+    if separator and scheme.isalnum() and scheme not in {"s3", "file"}:
+        msg = f"Storage of kind {scheme}:// is not supported; write a local path, file:// or s3://bucket/key."
+        raise StorageError(msg)
+    return not uri.startswith(_S3)
+
+
+def absolute_uri(path_or_uri: str) -> str:
+    """Make a local path absolute; leave an S3 URI as it is.
+
+    Args:
+        path_or_uri: Local path, ``file://`` or ``s3://`` URI.
+
+    Returns:
+        Absolute path without ``.`` and ``..``, or the S3 URI.
+
+    Raises:
+        StorageError: If the URI has another scheme, no bucket, or holds credentials.
+
+    Example:
+        >>> absolute_uri("/data/./run/../bundle"), absolute_uri("s3://plant/bundle")
+        ('/data/bundle', 's3://plant/bundle')
+    """
+    if is_local(path_or_uri):
+        return os.path.normpath(_path(path_or_uri).expanduser().absolute())
+    _object_store.split_uri(path_or_uri)
+    return path_or_uri
+
+
+def join_uri(base: str, *parts: str) -> str:
+    """Append path parts to a path or URI.
+
+    Args:
+        base: Folder.
+        *parts: Relative parts; each may itself hold slashes.
+
+    Returns:
+        The URI of what stands there.
+
+    Raises:
+        StorageError: If a part is absolute or leads out of the base by ``..``.
+
+    Example:
+        >>> join_uri("s3://plant/runs/", "first", "config.json")
+        's3://plant/runs/first/config.json'
+    """
+    for part in parts:
+        if part.startswith("/") or ".." in part.split("/") or "\0" in part:
+            msg = f"{part!r} does not stay below {base}; write a relative path without '..'."
+            raise StorageError(msg)
+    pieces = [part.strip("/") for part in parts]
+    return "/".join([base.rstrip("/") or "", *(piece for piece in pieces if piece)])
+
+
+def read_bytes(uri: str) -> bytes:
+    """Read a file whole.
+
+    Args:
+        uri: Path or URI.
+
+    Returns:
+        Its content.
+
+    Raises:
+        StorageMissingError: If it does not exist.
+        StorageForbiddenError: If it may not be read.
+        StorageError: If storage cannot be reached or keeps failing.
+    """
+    if is_local(uri):
+        return _local_files.read_file(_path(uri))
+    return _object_store.read_object(uri)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file whole or not at all, replacing what was there; missing folders are made.
+
+    Args:
+        uri: Path or URI.
+        data: The content.
+
+    Raises:
+        StorageError: If it cannot be written there.
+    """
+    if is_local(uri):
+        _local_files.write_file(_path(uri), data)
+    else:
+        _object_store.write_object(uri, data)
+
+
+def exists(uri: str) -> bool:
+    """Tell whether a file stands at exactly this place; a folder is no file.
+
+    Args:
+        uri: Path or URI.
+
+    Returns:
+        True for a file.
+
+    Raises:
+        StorageError: If storage cannot be asked.
+    """
+    if is_local(uri):
+        return _path(uri).is_file()
+    return _object_store.object_exists(uri)
+
+
+def is_dir(uri: str) -> bool:
+    """Tell whether files can stand below this place already: a local folder, or a prefix of at least one object.
+
+    Args:
+        uri: Path or URI.
+
+    Returns:
+        True for a folder, also an empty local one; object storage knows no empty folders.
+
+    Raises:
+        StorageError: If storage cannot be asked.
+    """
+    if is_local(uri):
+        return _path(uri).is_dir()
+    return next(_object_store.list_objects(uri.rstrip("/") + "/", page_size=1), None) is not None
+
+
+def delete(uri: str) -> None:
+    """Delete a file; an absent one is fine.
+
+    Args:
+        uri: Path or URI.
+
+    Raises:
+        StorageError: If it cannot be deleted.
+    """
+    if is_local(uri):
+        _local_files.delete_file(_path(uri))
+    else:
+        _object_store.delete_object(uri)
+
+
+def list_files(uri: str) -> Iterator[FileEntry]:
+    """Walk through all files below a folder, at any depth, in the order of their names.
+
+    The order is that of the relative paths as S3 sorts keys, the same for a local copy. Objects come page by page.
+
+    Args:
+        uri: Folder. A missing one holds nothing: object storage has no folders of its own.
+
+    Yields:
+        One entry for each file.
+
+    Raises:
+        StorageError: If the place is a file, links run in a circle, or storage cannot be listed.
+    """
+    if is_local(uri):
+        for path, size in _local_files.walk(_path(uri)):
+            yield FileEntry(str(path), size, None)
+        return
+    bucket, _ = _object_store.split_uri(uri)
+    empty = True
+    for entry in _object_store.list_objects(uri.rstrip("/") + "/"):
+        empty = False
+        if not entry.key.endswith("/"):  # a folder's marker, written by some browsers of object storage
+            yield FileEntry(f"{_S3}{bucket}/{entry.key}", entry.size, entry.etag)
+    if empty and uri.rstrip("/") != f"{_S3}{bucket}" and _object_store.object_exists(uri.rstrip("/")):
+        msg = f"Cannot list {uri}: it is an object where a folder is expected."
+        raise StorageError(msg)
+
+
+def check_writable(uri: str) -> None:
+    """Prove that files can be written below a folder by writing a small one and deleting it.
+
+    Args:
+        uri: Folder, which need not exist yet; a local one is made.
+
+    Raises:
+        StorageError: If the place or one above it is a file, or writing is refused or fails.
+    """
+    if not is_local(uri):
+        _check_no_object_above(uri)
+    probe = join_uri(uri, f".feclip-probe-{secrets.token_hex(8)}")
+    write_bytes(probe, b"This file proves that the folder can be written; delete it.\n")
+    delete(probe)
+
+
+def _check_no_object_above(uri: str) -> None:
+    """Refuse an output below an object: legal in S3, but no file system can hold a copy, and rclone's server hangs."""
+    bucket, key = _object_store.split_uri(uri)
+    parts = key.strip("/").split("/")
+    for end in range(1, len(parts) + 1):
+        above = f"{_S3}{bucket}/{'/'.join(parts[:end])}"
+        try:
+            blocked = above != f"{_S3}{bucket}/" and _object_store.object_exists(above)
+        except StorageForbiddenError:
+            return  # without the right to list, S3 answers 403 for absent keys too; the probe decides
+        if blocked:
+            msg = f"Cannot write {uri}: {above} is a file, and a file cannot hold others."
+            raise StorageError(msg)
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else Path(uri)

@@ -1,0 +1,33 @@
+"""FE-CLIP as a torch model: adapters, frozen CLIP, prompts, maps and loss; knows no config, no data, no cluster."""
+
+from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
+from feclip.model.backbone import Backbone, backbone_digest, load_backbone
+from feclip.model.dct import dct_basis
+from feclip.model.losses import LossTerms, fe_clip_loss_terms
+from feclip.model.maps import fill_padding, mean_probability_logit, upsample
+from feclip.model.output import FeClipOutput
+from feclip.model.prompting import build_prompts, text_embeddings
+from feclip.model.torch_model import FeClipModel, Padding
+from feclip.model.trunk import resolve_tap_blocks
+
+__all__ = [
+    "Backbone",
+    "FFEAdapter",
+    "FeClipModel",
+    "FeClipOutput",
+    "FrequencyTap",
+    "LFSAdapter",
+    "LfsStatistic",
+    "LossTerms",
+    "Padding",
+    "backbone_digest",
+    "build_prompts",
+    "dct_basis",
+    "fe_clip_loss_terms",
+    "fill_padding",
+    "load_backbone",
+    "mean_probability_logit",
+    "resolve_tap_blocks",
+    "text_embeddings",
+    "upsample",
+]

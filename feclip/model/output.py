@@ -1,0 +1,60 @@
+"""What one forward pass of FE-CLIP returns.
+
+Shapes: B images, T taps, H_t x W_t token grid, H x W pixels of the model input, E embedding width.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from feclip.model.maps import fill_padding, mean_probability_logit, upsample
+
+
+class FeClipOutput(NamedTuple):
+    """Logits per tap, which the loss reads, and the scores derived from them when asked for.
+
+    A plain tuple of tensors underneath, so that ``DistributedDataParallel`` can walk it. Scores are ranked,
+    thresholded and stored as logits; probabilities saturate.
+
+    Attributes:
+        class_embeddings: Image embedding after each tap, not normalised, ``(B, T, E)``, float32.
+        class_logits: Logit of P(abnormal) of each image after each tap, ``(B, T)``, float32.
+        token_logits: Logit of P(abnormal) of each token at each tap, ``(B, T, H_t, W_t)``, float32; finite on
+            padding too, without meaning there.
+        valid_tokens: Bool ``(B, H_t, W_t)``, false on padding, as given; none means all valid.
+        image_size: ``(H, W)``, in pixels.
+
+    Example:
+        >>> logits = torch.tensor([[[[2.0, 9.0]]]])
+        >>> valid_tokens = torch.tensor([[[True, False]]])
+        >>> output = FeClipOutput(torch.zeros(1, 1, 8), torch.zeros(1, 1), logits, valid_tokens, (1, 2))
+        >>> output.image_score.tolist(), output.token_map.tolist(), output.anomaly_map.shape
+        ([0.5], [[[2.0, nan]]], torch.Size([1, 1, 2]))
+    """
+
+    class_embeddings: torch.Tensor
+    class_logits: torch.Tensor
+    token_logits: torch.Tensor
+    valid_tokens: torch.Tensor | None
+    image_size: tuple[int, int]
+
+    @property
+    def image_logit(self) -> torch.Tensor:
+        """Logit of the mean P(abnormal) over the taps (Eq. 3), ``(B,)``, float32."""
+        return mean_probability_logit(self.class_logits, dim=1)
+
+    @property
+    def image_score(self) -> torch.Tensor:
+        """Probability that each image is anomalous, before calibration, ``(B,)``, 0..1."""
+        return self.image_logit.sigmoid()
+
+    @property
+    def token_map(self) -> torch.Tensor:
+        """Logit of the mean P(abnormal) over the taps, ``(B, H_t, W_t)``, float32; NaN on padding."""
+        logits = mean_probability_logit(self.token_logits, dim=1)
+        return logits if self.valid_tokens is None else torch.where(self.valid_tokens, logits, torch.nan)
+
+    @property
+    def anomaly_map(self) -> torch.Tensor:
+        """Probability per pixel of the model input, ``(B, H, W)``, 0..1: upsampled as a logit, padding filled."""
+        return upsample(fill_padding(self.token_map, self.valid_tokens), self.image_size).sigmoid()

@@ -1,0 +1,299 @@
+"""FE-CLIP: a frozen CLIP whose patch tokens get frequency information after some of its blocks.
+
+Gong, Chu, Liu, Zhou, Yu, "FE-CLIP: Frequency Enhanced CLIP Model for Zero-Shot Anomaly Detection and
+Segmentation", ICCV 2025.
+
+Shapes: B images, S input side in pixels, L patch tokens on an H_t x W_t grid, D token width, E embedding width.
+Blocks count from zero.
+
+Gradients: nothing trainable precedes the first tap, so its class score never sees an adapter, and the blocks up to it
+build no graph. With the last block tapped, its adapters learn from the maps alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, cast, get_args
+
+import open_clip
+import torch
+from torch import nn
+from torch.nn import functional
+
+from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
+from feclip.model.backbone import Backbone, load_backbone
+from feclip.model.output import FeClipOutput
+from feclip.model.prompting import text_embeddings
+from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
+from feclip.model.weights import check_tensors
+from feclip.model.windows import check_valid_tokens
+
+Padding = Literal["ignore", "masked", "attention"]
+
+FUSION_WEIGHT = 0.1  # lambda in Eq. 2; paper, Section 3.2
+TEMPERATURE = 0.07  # tau in Eq. 1; where CLIP training starts
+WINDOW_SIZE = 3  # tokens; paper, Section 4.2
+
+
+class FeClipModel(nn.Module):
+    """FE-CLIP on a loaded backbone; ``from_pretrained`` loads one.
+
+    Args:
+        backbone: A frozen CLIP, of which the image tower is kept.
+        text_embeddings: Normalised embeddings ``(2, E)`` of the normal and the abnormal prompt.
+        taps: Adapters by the zero-based block after which they act.
+        temperature: tau of Eq. 1, > 0.
+        padding: Who looks at tokens on padding: ``ignore`` everybody (masks are used for the maps only), ``masked``
+            the trunk's attention but no adapter, ``attention`` nobody.
+
+    Attributes:
+        visual: Frozen image tower, always in eval mode.
+        taps: Adapters, in the order of ``tap_blocks``.
+        patch_head: Learned projection of patch tokens, shared by all taps.
+        text_embeddings: ``(2, E)``: normal, abnormal.
+        tap_blocks: Zero-based blocks after which the adapters act.
+        image_size: Side of the input, in pixels.
+        patch_size: Side of a patch, in pixels.
+        token_grid: ``(H_t, W_t)``.
+        backbone_digest: SHA-256 of the CLIP's tensors.
+
+    Raises:
+        ValueError: If an argument is out of range or the image tower cannot be tapped.
+    """
+
+    text_embeddings: torch.Tensor
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        text_embeddings: torch.Tensor,
+        taps: Mapping[int, FrequencyTap],
+        *,
+        temperature: float = TEMPERATURE,
+        padding: Padding = "masked",
+    ) -> None:
+        super().__init__()
+        _check_scoring(temperature=temperature, padding=padding)
+        self.visual = backbone.clip.visual.eval().requires_grad_(False)
+        check_trunk(self.visual, masks_attention=padding == "attention")
+        num_blocks = len(self.visual.transformer.resblocks)
+        self.tap_blocks = resolve_tap_blocks(num_blocks, num_taps=len(taps), tap_blocks=tuple(taps))
+        self.taps = nn.ModuleList(taps.values())
+        self.patch_head = nn.Linear(self.visual.transformer.width, text_embeddings.shape[1])
+        self.temperature = temperature
+        self.padding = padding
+        self.image_size: int = self.visual.image_size[0]
+        self.patch_size: int = self.visual.patch_size[0]
+        self.token_grid: tuple[int, int] = self.visual.grid_size
+        self.backbone_digest = backbone.digest
+        self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
+        for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
+            self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        backbone: str = "ViT-L-14-336",
+        *,
+        pretrained: str = "openai",
+        init_seed: int = 0,
+        image_size: int = 336,
+        num_taps: int = 4,
+        tap_blocks: Sequence[int] | None = None,
+        ffe_window_size: int = WINDOW_SIZE,
+        lfs_window_size: int = WINDOW_SIZE,
+        lfs_statistic: LfsStatistic = "signed",
+        lfs_kernel_size: int = 3,
+        fusion_weight: float = FUSION_WEIGHT,
+        temperature: float = TEMPERATURE,
+        noun: str = "object",
+        padding: Padding = "masked",
+        use_ffe: bool = True,
+        use_lfs: bool = True,
+    ) -> "FeClipModel":
+        """Load a backbone and put fresh adapters on it, initialised from the global generator of torch.
+
+        Args:
+            backbone: Name of an open_clip model with a ``VisionTransformer``.
+            pretrained: A tag that open_clip publishes for it, a weight file, or ``none``.
+            init_seed: Seed of the backbone where ``pretrained`` is ``none``.
+            image_size: Side of the input, in pixels; a multiple of the patch size.
+            num_taps: Number of tap blocks, the ends of equal stages.
+            tap_blocks: Zero-based tap blocks, strictly increasing; none means by ``num_taps``.
+            ffe_window_size: P, in tokens.
+            lfs_window_size: Q, in tokens.
+            lfs_statistic: Mean of the local DCT coefficients: ``signed``, ``magnitude`` or ``power``.
+            lfs_kernel_size: Side of the LFS convolution, in tokens; odd.
+            fusion_weight: lambda of Eq. 2, within 0..1.
+            temperature: tau of Eq. 1, > 0.
+            noun: What the images show, for the prompts.
+            padding: ``ignore``, ``masked`` or ``attention``.
+            use_ffe: Whether the FFE adapter exists.
+            use_lfs: Whether the LFS adapter exists.
+
+        Returns:
+            The model, on the CPU, float32.
+
+        Raises:
+            ValueError: If an argument is out of range, or the backbone unknown, unfit or not to be had.
+
+        Example:
+            >>> model = FeClipModel.from_pretrained("ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2)
+            >>> output = model(torch.zeros(1, 3, 64, 64))
+            >>> model.tap_blocks, output.image_score.shape, output.anomaly_map.shape
+            ((5, 11), torch.Size([1]), torch.Size([1, 64, 64]))
+        """
+        _check_scoring(temperature=temperature, padding=padding)
+        loaded = load_backbone(backbone, pretrained=pretrained, init_seed=init_seed, image_size=image_size)
+        trunk = loaded.clip.visual.transformer
+        blocks = resolve_tap_blocks(len(trunk.resblocks), num_taps=num_taps, tap_blocks=tap_blocks)
+        taps = {
+            block: FrequencyTap(
+                FFEAdapter(trunk.width, ffe_window_size) if use_ffe else None,
+                LFSAdapter(trunk.width, lfs_window_size, lfs_kernel_size, lfs_statistic) if use_lfs else None,
+                fusion_weight=fusion_weight,
+            )
+            for block in blocks
+        }
+        embeddings = text_embeddings(loaded.clip, open_clip.get_tokenizer(backbone), noun)
+        return cls(loaded, embeddings, taps, temperature=temperature, padding=padding)
+
+    def train(self, mode: bool = True) -> "FeClipModel":  # noqa: FBT001, FBT002 - torch's signature
+        """Set the mode of the adapters; the image tower stays in eval mode."""
+        super().train(mode)
+        self.visual.eval()
+        return self
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Bring images to the model's device and to its pixel statistics.
+
+        Args:
+            images: RGB images ``(B, 3, S, S)``, uint8.
+
+        Returns:
+            Normalised images ``(B, 3, S, S)``, float32.
+
+        Raises:
+            ValueError: If ``images`` is not uint8.
+        """
+        if images.dtype != torch.uint8:
+            msg = f"images to normalize must be torch.uint8, got {images.dtype}."
+            raise ValueError(msg)
+        pixels = images.to(self.pixel_mean.device).float() / 255
+        return (pixels - self.pixel_mean) / self.pixel_std
+
+    def forward(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
+        """Score images.
+
+        Args:
+            images: Normalised images ``(B, 3, S, S)``.
+            valid_tokens: Bool ``(B, H_t, W_t)``, true where any pixel of the token is image; none means all.
+
+        Returns:
+            Logits per tap and the scores derived from them.
+
+        Raises:
+            ValueError: If a shape or type differs from the above.
+        """
+        return self.forward_from_prefix(self.prefix(images, valid_tokens), valid_tokens)
+
+    @torch.no_grad()
+    def prefix(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Run the frozen blocks up to the first tap; nothing trained changes the result, so it can be kept.
+
+        Args:
+            images: Normalised images ``(B, 3, S, S)``.
+            valid_tokens: Bool ``(B, H_t, W_t)``, false on padding; none means all valid.
+
+        Returns:
+            Tokens ``(B, 1 + L, D)`` after the first tap block, before its adapters; without a graph.
+
+        Raises:
+            ValueError: If a shape or type differs from the above.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:  # noqa: PLR2004 - (B, 3, S, S)
+            msg = f"images must have shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}."
+            raise ValueError(msg)
+        check_valid_tokens(valid_tokens, (len(images), *self.token_grid))
+        tokens = embed_images(self.visual, images)
+        blocks = self.visual.transformer.resblocks[: self.tap_blocks[0] + 1]
+        return run_blocks(blocks, tokens, self._find_masked_keys(valid_tokens))
+
+    def forward_from_prefix(self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
+        """Score images whose ``prefix`` is at hand.
+
+        Args:
+            tokens: Tokens ``(B, 1 + L, D)`` from ``prefix``.
+            valid_tokens: The same as given to ``prefix``.
+
+        Returns:
+            Logits per tap and the scores derived from them.
+
+        Raises:
+            ValueError: If ``valid_tokens`` is not bool or does not fit.
+        """
+        check_valid_tokens(valid_tokens, (len(tokens), *self.token_grid))
+        seen = None if self.padding == "ignore" else valid_tokens
+        masked_keys = self._find_masked_keys(valid_tokens)
+        class_embeddings, token_logits = [], []
+        for index, block in enumerate(self.tap_blocks):
+            if index > 0:
+                between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
+                tokens = run_blocks(between, tokens, masked_keys)
+            grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
+            patches = grid.flatten(1, 2)
+            flat_seen = None if seen is None else seen.flatten(1)
+            class_embeddings.append(embed_class(self.visual, tokens[:, 0], patches, valid_tokens=flat_seen))
+            token_logits.append(self._compare_with_text(grid, self.patch_head))
+            if block != self.tap_blocks[-1]:
+                tokens = torch.cat([tokens[:, :1], patches], dim=1)
+        embeddings = torch.stack(class_embeddings, dim=1)
+        return FeClipOutput(
+            class_embeddings=embeddings,
+            class_logits=self._compare_with_text(embeddings),
+            token_logits=torch.stack(token_logits, dim=1),
+            valid_tokens=valid_tokens,
+            image_size=(self.image_size, self.image_size),
+        )
+
+    def _compare_with_text(self, features: torch.Tensor, head: nn.Linear | None = None) -> torch.Tensor:
+        """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            embeddings = features.float() if head is None else head(features.float())
+            normal, abnormal = self.text_embeddings
+            margins = functional.normalize(embeddings, dim=-1) @ (abnormal - normal)
+            return cast("torch.Tensor", margins / self.temperature)
+
+    def _find_masked_keys(self, valid_tokens: torch.Tensor | None) -> torch.Tensor | None:
+        """Return which keys attention must not see, ``(B, 1 + L)``; the class token is always seen."""
+        if self.padding != "attention" or valid_tokens is None:
+            return None
+        return functional.pad(~valid_tokens.flatten(1), (1, 0), value=False)
+
+    def trainable_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return what training changes, adapters and patch head, by name; the tensors are the model's own."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def load_trainable_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Load adapters and patch head.
+
+        Args:
+            state: As from ``trainable_state_dict``.
+
+        Raises:
+            ValueError: If tensors are missing, unknown, of another shape or not finite; nothing is loaded then.
+        """
+        own = self.trainable_state_dict()
+        check_tensors(own, state, source="Adapter state")
+        for name, value in own.items():
+            value.copy_(state[name])
+
+
+def _check_scoring(*, temperature: float, padding: str) -> None:
+    if not temperature > 0:
+        msg = f"temperature must be positive, got {temperature}."
+        raise ValueError(msg)
+    if padding not in get_args(Padding):
+        msg = f"padding must be one of {', '.join(get_args(Padding))}, got {padding!r}."
+        raise ValueError(msg)

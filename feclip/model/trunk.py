@@ -1,0 +1,144 @@
+"""Steps through a frozen ``VisionTransformer`` of open_clip, so that adapters can act between its blocks.
+
+Shapes: B images, L patch tokens, D token width, E embedding width. Blocks count from zero.
+Tokens are ``(B, 1 + L, D)``, the class token first.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+
+def resolve_tap_blocks(num_blocks: int, *, num_taps: int, tap_blocks: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return the blocks after which adapters act.
+
+    The paper's N "blocks" are groups of layers, so the taps are the ends of ``num_taps`` equal stages, rounded
+    half up.
+
+    Args:
+        num_blocks: Blocks of the image tower.
+        num_taps: How many, where ``tap_blocks`` does not say.
+        tap_blocks: Zero-based block indices, strictly increasing; none means by ``num_taps``.
+
+    Returns:
+        Zero-based block indices, strictly increasing.
+
+    Raises:
+        ValueError: If a number is out of range, repeated or out of order.
+
+    Example:
+        >>> resolve_tap_blocks(24, num_taps=4)
+        (5, 11, 17, 23)
+    """
+    if tap_blocks is None:
+        if not 1 <= num_taps <= num_blocks:
+            msg = f"num_taps must lie in [1, {num_blocks}], got {num_taps}."
+            raise ValueError(msg)
+        return tuple((2 * (k + 1) * num_blocks + num_taps) // (2 * num_taps) - 1 for k in range(num_taps))
+    taps = tuple(tap_blocks)
+    if not taps or not all(0 <= block < num_blocks for block in taps):
+        msg = f"tap_blocks must be one or more in [0, {num_blocks - 1}] (zero-based), got {taps}."
+        raise ValueError(msg)
+    if list(taps) != sorted(set(taps)):
+        msg = f"tap_blocks must be strictly increasing, got {taps}."
+        raise ValueError(msg)
+    return taps
+
+
+def check_trunk(visual: VisionTransformer, *, masks_attention: bool) -> None:
+    """Refuse an image tower that FE-CLIP cannot tap.
+
+    Args:
+        visual: The image tower.
+        masks_attention: Whether padding is to be masked in its attention.
+
+    Raises:
+        ValueError: If it has no single image embedding, or keys cannot be masked everywhere.
+    """
+    if visual.pool_type == "none":
+        msg = "The image tower must pool its tokens to one embedding, got pool_type 'none'."
+        raise ValueError(msg)
+    standard = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
+    if masks_attention and (visual.attn_pool is not None or not standard):
+        msg = "padding 'attention' needs standard attention blocks and no attentional pooling in the image tower."
+        raise ValueError(msg)
+
+
+def embed_images(visual: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+    """Return the tokens that enter block 0.
+
+    Args:
+        visual: The image tower.
+        images: Normalised images ``(B, 3, H, W)``.
+
+    Returns:
+        Tokens ``(B, 1 + L, D)``.
+    """
+    tokens: torch.Tensor = visual._embeds(images)  # noqa: SLF001 - open_clip has no public step; tested against hooks
+    return tokens
+
+
+def run_blocks(
+    blocks: Iterable[ResidualAttentionBlock], tokens: torch.Tensor, padding_tokens: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Run tokens through blocks.
+
+    Args:
+        blocks: Residual blocks, in order.
+        tokens: Tokens ``(B, 1 + L, D)``.
+        padding_tokens: Bool ``(B, 1 + L)``, true where no query may look; none means everywhere.
+
+    Returns:
+        Tokens ``(B, 1 + L, D)``.
+    """
+    for block in blocks:
+        if padding_tokens is None:
+            tokens = block(tokens)
+            continue
+        normed = block.ln_1(tokens)
+        attended = block.attn(normed, normed, normed, need_weights=False, key_padding_mask=padding_tokens)[0]
+        tokens = tokens + block.ls_1(attended)
+        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+    return tokens
+
+
+def embed_class(
+    visual: VisionTransformer,
+    class_token: torch.Tensor,
+    patch_tokens: torch.Tensor,
+    *,
+    valid_tokens: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the image embedding that the frozen head makes of the tokens after any block, in float32.
+
+    The class token is all that a standard tower looks at. Towers that average their patch tokens do so over
+    the valid ones; towers that pool by attention see all tokens.
+
+    Args:
+        visual: The image tower.
+        class_token: Class token ``(B, D)``.
+        patch_tokens: Patch tokens ``(B, L, D)``.
+        valid_tokens: Bool ``(B, L)``, false on padding; none means all valid.
+
+    Returns:
+        Embeddings ``(B, E)``, not normalised.
+    """
+    with torch.autocast(class_token.device.type, enabled=False):
+        if visual.attn_pool is not None:
+            tokens = torch.cat([class_token[:, None], patch_tokens], dim=1).float()
+            pooled: torch.Tensor = visual._pool(tokens)[0]  # noqa: SLF001 - as above
+        elif visual.pool_type == "tok":
+            pooled = visual.ln_post(class_token.float())
+        elif visual.final_ln_after_pool:
+            pooled = visual.ln_post(_average(patch_tokens.float(), valid_tokens))
+        else:
+            pooled = _average(visual.ln_post(patch_tokens.float()), valid_tokens)
+        return pooled if visual.proj is None else pooled @ visual.proj.float()
+
+
+def _average(tokens: torch.Tensor, valid_tokens: torch.Tensor | None) -> torch.Tensor:
+    if valid_tokens is None:
+        return tokens.mean(dim=1)
+    total = torch.where(valid_tokens[..., None], tokens, 0).sum(dim=1)
+    return total / valid_tokens.sum(dim=1, keepdim=True).clamp(min=1)

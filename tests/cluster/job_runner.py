@@ -1,0 +1,79 @@
+"""Start the jobs of this repository as a user would, and end what was started by handle."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL_RUN = (
+    "--model.backbone", "ViT-S-16-alt",
+    "--model.pretrained", "none",
+    "--model.image_size", "64",
+    "--optim.batch_size", "4",
+    "--optim.precision", "float32",
+    "--data.num_workers", "2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A job that ended."""
+
+    returncode: int
+    output: str
+    """Standard output and error together."""
+    seconds: float
+
+    @property
+    def error_line(self) -> str:
+        """The one line that the job says its error in."""
+        lines = [line for line in self.output.splitlines() if line.startswith("finetune.py: error: ")]
+        assert len(lines) == 1, self.output
+        return lines[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRunner:
+    """Starts jobs of this repository as a user would."""
+
+    env: dict[str, str]
+    cwd: Path
+
+    def start(self, *flags: str) -> "subprocess.Popen[str]":
+        """Start ``jobs/finetune.py`` in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "jobs" / "finetune.py"), *flags],
+            env=self.env,
+            cwd=self.cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *flags: str, timeout: float = 300) -> Finished:
+        """Run ``jobs/finetune.py`` to its end."""
+        started = time.monotonic()
+        with self.start(*flags) as process:
+            try:
+                output, _ = process.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return Finished(returncode=process.returncode, output=output, seconds=time.monotonic() - started)
+
+
+def wait_for(process: "subprocess.Popen[str]", text: str) -> str:
+    """Read a job's output until ``text`` appears in a line, and return what was read."""
+    assert process.stdout is not None
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    msg = f"the job ended without {text!r}:\n{seen}"
+    raise AssertionError(msg)

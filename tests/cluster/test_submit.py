@@ -1,0 +1,90 @@
+"""``ray job submit`` against a cluster that the test starts and ends by handle."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_runner import REPOSITORY
+
+from feclip.bundle import read_bundle
+
+pytestmark = pytest.mark.cluster
+
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def free_port() -> int:
+    """Return a free port below those that Ray gives to its workers (10002-19999)."""
+    for port in range(8300, 10000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the dashboard of a head node on this machine, bound to loopback; yields its URL."""
+    port, dashboard_port = free_port(), 0
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", port))
+        dashboard_port = free_port()
+    address = f"http://127.0.0.1:{dashboard_port}"
+    log = (tmp_path_factory.mktemp("head") / "head.log").open("w")
+    head = subprocess.Popen(
+        [
+            RAY, "start", "--head", "--block", "--num-cpus", "2", "--node-ip-address", "127.0.0.1",
+            "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port),
+        ],
+        env=ray_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        for _ in range(120):
+            listed = subprocess.run([RAY, "job", "list", "--address", address], env=ray_env, capture_output=True, check=False)
+            if listed.returncode == 0:
+                break
+            assert head.poll() is None, Path(log.name).read_text()
+            time.sleep(1)
+        else:
+            pytest.fail(Path(log.name).read_text())
+        yield address
+    finally:
+        head.send_signal(signal.SIGTERM)
+        try:
+            head.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        log.close()
+
+
+def submit(address: str, env: dict[str, str], *entrypoint: str) -> "subprocess.CompletedProcess[str]":
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(REPOSITORY), "--", *entrypoint]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def env(ray_env: dict[str, str]) -> dict[str, str]:
+    return ray_env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ray_env['PATH']}"}
+
+
+def test_a_submitted_job_trains(
+    dashboard: str, env: dict[str, str], small_run: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = submit(dashboard, env, "python", "jobs/finetune.py", *small_run, "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [record["epoch"] for record in read_bundle(str(tmp_path / "out")).metrics] == [1, 2]
+
+
+def test_the_job_is_executable_and_refuses_relative_paths(
+    dashboard: str, env: dict[str, str], small_run: tuple[str, ...]
+) -> None:
+    done = submit(dashboard, env, "jobs/finetune.py", *small_run, "--output", "runs/lost")
+    assert done.returncode != 0
+    assert "output is the relative path 'runs/lost'" in done.stdout + done.stderr

@@ -1,0 +1,199 @@
+"""Config fields: what they accept, what they refuse and how it is said."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feclip.cli import parse_config
+from feclip.config import (
+    ClusterConfig,
+    DataConfig,
+    FinetuneConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    changed_fields,
+    flat_fields,
+    plain,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+
+# The public names of docs and search spaces; the defaults are the paper's or the guide's.
+DEFAULTS = {
+    "model.backbone": "ViT-L-14-336",
+    "model.pretrained": "openai",
+    "model.init_seed": 0,
+    "model.image_size": 336,
+    "model.num_taps": 4,
+    "model.tap_blocks": None,
+    "model.ffe_window_size": 3,
+    "model.lfs_window_size": 3,
+    "model.lfs_statistic": "signed",
+    "model.lfs_kernel_size": 3,
+    "model.fusion_weight": 0.1,
+    "model.temperature": 0.07,
+    "model.noun": "object",
+    "model.padding": "masked",
+    "model.use_ffe": True,
+    "model.use_lfs": True,
+    "data.root": "/data",
+    "data.categories": None,
+    "data.manifest": None,
+    "data.resize": "letterbox",
+    "data.padding_color": "white",
+    "data.valid_region": "letterbox",
+    "data.protocol": "a",
+    "data.fractions": [0.6, 0.2, 0.2],
+    "data.group_column": None,
+    "data.num_workers": 4,
+    "loss.class_weight": 1.0,
+    "loss.focal_weight": 1.0,
+    "loss.dice_weight": 1.0,
+    "loss.focal_gamma": 2.0,
+    "loss.focal_alpha": 0.25,
+    "optim.learning_rate": 5e-4,
+    "optim.epochs": 9,
+    "optim.batch_size": 16,
+    "optim.grad_clip": None,
+    "optim.weight_decay": 0.0,
+    "optim.precision": "auto",
+    "cluster.num_workers": 1,
+    "cluster.use_gpu": False,
+    "cluster.max_failures": 3,
+    "cluster.storage_endpoint": None,
+    "seed": 0,
+    "output": "/out",
+}
+
+WRONG_FLAGS = [
+    (["--optim.lr", "1"], "--optim.lr"),
+    (["--optim.epochs", "many"], "optim.epochs"),
+    (["--optim.epochs", "-1"], "optim.epochs must be at least 0, got -1"),
+    (["--optim.learning_rate", "nan"], "optim.learning_rate"),
+    (["--optim.grad_clip", "0"], "optim.grad_clip"),
+    (["--optim.batch_size", "2", "--cluster.num_workers", "3"], "optim.batch_size"),
+    (["--model.padding", "none"], "model.padding"),
+    (["--model.fusion_weight", "1.1"], "model.fusion_weight must be in [0, 1], got 1.1"),
+    (["--model.lfs_kernel_size", "2"], "model.lfs_kernel_size"),
+    (["--model.tap_blocks", "5,3"], "model.tap_blocks"),
+    (["--model.tap_blocks", "5,x"], "model.tap_blocks"),
+    (["--model.noun", " "], "model.noun"),
+    (["--data.fractions", "0.5,0.6,0.1"], "data.fractions"),
+    (["--data.fractions", "0,0.5,0.5"], "data.fractions"),
+    (["--data.categories", "screw,,grid"], "data.categories"),
+    (["--data.num_workers", "0"], "data.num_workers"),
+    (["--loss.focal_alpha", "2"], "loss.focal_alpha"),
+    (["--cluster.use_gpu", "maybe"], "cluster.use_gpu"),
+    (["--seed", "-3"], "seed must be at least 0"),
+    (["--config", "absent.yaml"], "absent.yaml"),
+]
+
+
+def parse(*flags: str) -> FinetuneConfig:
+    return parse_config(FinetuneConfig, ["--data.root", "/data", "--output", "/out", *flags], prog="job", about="")
+
+
+def test_fields_and_defaults_are_the_documented_ones() -> None:
+    assert dict(flat_fields(plain(parse()))) == DEFAULTS
+
+
+def test_every_field_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--print_config=comments")
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    keys = [index for index, line in enumerate(lines) if line.strip() and not line.strip().startswith("#")]
+    assert len(keys) >= len(DEFAULTS)
+    undocumented = [lines[index] for index in keys if not lines[index - 1].strip().startswith("#")]
+    assert [key.strip() for key in undocumented if not key.strip().endswith(":") or ":" not in key] == []
+    for config in (ModelConfig, DataConfig, LossConfig, OptimConfig, ClusterConfig, FinetuneConfig):
+        source = (REPOSITORY / "feclip" / "config.py").read_text()
+        body = source.split(f"class {config.__name__}:")[1].split("def __post_init__")[0]
+        for field in dataclasses.fields(config):
+            assert f"    {field.name}: " in body
+            assert '"""' in body.split(f"    {field.name}: ")[1].split("\n")[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"), WRONG_FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_wrong_flag_is_one_line_that_names_it_and_exit_code_2(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(*flags)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert named in message
+    assert message.count("\n") == 1
+
+
+def test_a_missing_data_root_is_said_and_zero_epochs_need_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse_config(FinetuneConfig, ["--output", "/out"], prog="job", about="")
+    assert stop.value.code == 2
+    assert "data.root or data.manifest" in capsys.readouterr().err
+    assert parse_config(FinetuneConfig, ["--output", "/out", "--optim.epochs", "0"], prog="job", about="").seed == 0
+
+
+def test_flags_after_a_file_override_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("optim:\n  epochs: 4\ndata:\n  categories: [screw, grid]\nmodel:\n  tap_blocks: 1,3\n")
+    config = parse("--config", str(file), "--optim.epochs", "5")
+    assert config.optim.epochs == 5
+    assert config.data.categories == ("screw", "grid")
+    assert config.model.tap_blocks == (1, 3)
+
+
+def test_an_unknown_key_of_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("optim:\n  epoch: 4\n")
+    with pytest.raises(SystemExit) as stop:
+        parse("--config", str(file))
+    assert stop.value.code == 2
+    assert "epoch" in capsys.readouterr().err
+
+
+def test_a_printed_config_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model.tap_blocks", "2,7", "--data.categories", "a,b", "--data.fractions", "0.5,0.25,0.25"]
+    with pytest.raises(SystemExit):
+        parse(*flags, "--print_config")
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert parse_config(FinetuneConfig, ["--config", str(file)], prog="job", about="") == parse(*flags)
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_fits_its_job(file: Path) -> None:
+    assert yaml.safe_load(file.read_text())
+    assert parse_config(FinetuneConfig, ["--config", str(file)], prog="job", about="").output
+
+
+def test_changed_fields_names_each_difference() -> None:
+    before, after = plain(parse()), plain(parse("--seed", "1", "--model.tap_blocks", "1,2"))
+    assert changed_fields(before, after) == {"seed": (0, 1), "model.tap_blocks": (None, [1, 2])}
+
+
+def test_configs_are_frozen_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LossConfig().dice_weight = 2.0  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        LossConfig(1.0)  # type: ignore[misc]
+
+
+def test_no_module_outside_the_cluster_room_loads_ray() -> None:
+    program = (
+        "import importlib, pkgutil, sys, feclip\n"
+        "names = [m.name for m in pkgutil.walk_packages(feclip.__path__, 'feclip.')]\n"
+        "names = [n for n in names if not n.startswith('feclip.cluster') and not n.endswith('__main__')]\n"
+        "for name in names: importlib.import_module(name)\n"
+        "assert len(names) > 20, names\n"
+        "print([name for name in sys.modules if name == 'ray' or name.startswith('ray.')])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
