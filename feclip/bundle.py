@@ -28,7 +28,7 @@ from feclip.building import build_model
 from feclip.config import FinetuneConfig, ModelConfig, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
-from feclip.model import FeClipModel, tensor_digest
+from feclip.model import FeClipModel, build_prompts, tensor_digest
 
 __all__ = ["Bundle", "read_bundle", "write_bundle"]
 
@@ -134,7 +134,7 @@ def write_bundle(
         "backbone_digest": model.backbone_digest,
         "model": training.pop("model"),
         "tap_blocks": list(model.tap_blocks),
-        "prompts": list(model.prompts),
+        "prompts": list(build_prompts(config.model.noun)),
         "input": {name: training["data"][name] for name in INPUT_FIELDS},
         "training": training,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

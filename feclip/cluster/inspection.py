@@ -30,7 +30,8 @@ def inspected(table: pa.Table, *, config: FinetuneConfig) -> pa.Table:
     """
     started = time.monotonic()
     slices = [table.slice(start, IMAGES_PER_TASK) for start in range(0, table.num_rows, IMAGES_PER_TASK)]
-    tasks = [_inspect.remote(rows, num_threads=config.data.num_workers) for rows in slices]
+    task = ray.remote(num_cpus=1)(inspect_rows)
+    tasks = [task.remote(rows, num_threads=config.data.num_workers) for rows in slices]
     checked = pa.concat_tables(ray.get(tasks))
     errors = [error for error in checked["error"].to_pylist() if error]
     if errors:
@@ -41,11 +42,6 @@ def inspected(table: pa.Table, *, config: FinetuneConfig) -> pa.Table:
     logger.info("Checked %d images in %.1f s", checked.num_rows, time.monotonic() - started)
     _warn_of_overlap(checked)
     return checked.drop_columns(["error"])
-
-
-@ray.remote(num_cpus=1)
-def _inspect(rows: pa.Table, *, num_threads: int) -> pa.Table:
-    return inspect_rows(rows, num_threads=num_threads)
 
 
 def _warn_of_overlap(checked: pa.Table) -> None:

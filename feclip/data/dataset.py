@@ -88,6 +88,9 @@ class LabelledImages(Dataset[Sample]):
         valid_region: ``letterbox``: only our own padding is invalid; ``uniform_border``: also a border of the padding
             colour that the image brings; ``mask_uri``: also what the file in the column ``valid_mask_uri`` excludes.
 
+    Attributes:
+        category_index: Shape ``(N,)``, int64: the category of each row, counted from zero in the order of their names.
+
     Raises:
         DataError: If an option is unknown, a label is missing, or a file that an option needs is not named.
     """
@@ -104,6 +107,9 @@ class LabelledImages(Dataset[Sample]):
         self._uris, self._labels, self._mask_uris, self._has_mask, self._valid_mask_uris = (
             table[name].to_pylist() for name in names
         )
+        categories = table["category"].to_pylist()
+        numbers = {name: number for number, name in enumerate(sorted({name or "" for name in categories}))}
+        self.category_index = torch.tensor([numbers[name or ""] for name in categories], dtype=torch.int64)
         for uri, label, valid_mask_uri in zip(self._uris, self._labels, self._valid_mask_uris, strict=True):
             if label is None:
                 msg = f"{uri} has no label in the manifest; it must be 0 (normal) or 1 (anomalous)."

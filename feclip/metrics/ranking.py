@@ -50,4 +50,5 @@ def _has_both(labels: torch.Tensor) -> bool:
 def _dense_ranks(logits: torch.Tensor) -> torch.Tensor:
     """Return the rank of each value among the distinct ones, scaled to [0, 1] in float64, where it stays exact."""
     distinct, inverse = torch.unique(logits.flatten(), return_inverse=True)
-    return inverse.double() / max(1, distinct.numel() - 1)
+    ranks: torch.Tensor = inverse.double() / max(1, distinct.numel() - 1)
+    return ranks

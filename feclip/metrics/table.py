@@ -36,7 +36,7 @@ def image_and_pixel_metrics(scored: ScoredImages) -> dict[str, float]:
         ``image_auroc``, ``image_ap`` and ``pixel_auroc``, in 0..1.
     """
     values: dict[str, list[float]] = {"image_auroc": [], "image_ap": [], "pixel_auroc": []}
-    for category in scored.category_index.unique().tolist():
+    for category in sorted(set(scored.category_index.tolist())):
         chosen = scored.category_index == category
         logits, labels = scored.image_logits[chosen], scored.labels[chosen]
         pixels = scored.pixel_logits[chosen]

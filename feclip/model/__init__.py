@@ -9,6 +9,7 @@ from feclip.model.output import FeClipOutput
 from feclip.model.prompting import build_prompts, text_embeddings
 from feclip.model.torch_model import FeClipModel, Padding
 from feclip.model.trunk import resolve_tap_blocks
+from feclip.model.weights import tensor_digest
 
 __all__ = [
     "Backbone",
@@ -28,6 +29,7 @@ __all__ = [
     "load_backbone",
     "mean_probability_logit",
     "resolve_tap_blocks",
+    "tensor_digest",
     "text_embeddings",
     "upsample",
 ]

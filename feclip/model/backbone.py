@@ -11,7 +11,6 @@ Differs from ``open_clip.create_model``, whose silences make a model quietly wro
 
 import contextlib
 import difflib
-import hashlib
 import logging
 import math
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from feclip.model.weights import check_tensors, read_weights
+from feclip.model.weights import check_tensors, read_weights, tensor_digest
 
 logger = logging.getLogger(__name__)
 
@@ -282,8 +281,4 @@ def backbone_digest(clip: nn.Module) -> str:
         >>> backbone_digest(layer) == before
         False
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(clip.state_dict().items()):
-        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return tensor_digest(clip.state_dict())

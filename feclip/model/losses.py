@@ -2,9 +2,9 @@
 
 Shapes: B images, T taps, H_t x W_t token grid, H x W pixels.
 
-Every tap is supervised: the mean over the taps of each tap's loss, where the paper's sketch leaves open whether the
-averaged output is meant. Everything is computed from float32 logits. Sums over images are left to the
-caller, so that uneven shards and image-label-only images can be weighted.
+Every tap is supervised: the loss is the mean of each tap's loss, not the loss of the averaged output. Everything is
+computed from float32 logits. Sums over images are left to the caller, so that uneven shards and images that have a
+label only can be weighted.
 """
 
 from typing import NamedTuple

@@ -30,7 +30,7 @@ Padding = Literal["ignore", "masked", "attention"]
 
 FUSION_WEIGHT = 0.1  # lambda in Eq. 2; paper, Section 3.2
 TEMPERATURE = 0.07  # tau in Eq. 1; where CLIP training starts
-WINDOW_SIZE = 3  # tokens; paper, Section 4.2
+WINDOW_SIZE = 3  # P and Q, in tokens; smallest of the 3 to 5 that the implementation guide searches
 
 
 class FeClipModel(nn.Module):

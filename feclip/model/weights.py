@@ -1,5 +1,6 @@
 """Tensors read from files and checked by name, shape and value before anything is loaded."""
 
+import hashlib
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,26 @@ def _join(names: Iterable[str]) -> str:
     names = list(names)
     more = [f"and {len(names) - _NAMES_SHOWN} more"] if len(names) > _NAMES_SHOWN else []
     return ", ".join(names[:_NAMES_SHOWN] + more)
+
+
+def tensor_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 over name, type, shape and bytes of all tensors, in the order of their names.
+
+    Args:
+        tensors: Tensors by name, on any device.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> tensor_digest({"a": torch.zeros(2)}) == tensor_digest({"a": torch.zeros(2, 1)})
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from torch import nn
@@ -154,7 +155,7 @@ def _step(
 
     The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
     """
-    model = step_model.module if isinstance(step_model, DistributedDataParallel) else step_model
+    model = cast("FeClipModel", getattr(step_model, "module", step_model))  # DDP keeps what it wraps there
     batch = batch.to(device)
     tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
     with autocast(optim.precision, device=device):

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from job_runner import SMALL_RUN, Finished, JobRunner
+from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,13 @@ def small_run(small_mvtec: Path) -> tuple[str, ...]:
 def run_job(ray_env: dict[str, str], tmp_path: Path) -> JobRunner:
     """Run jobs on a local Ray that each job starts and ends by itself."""
     return JobRunner(env=ray_env, cwd=tmp_path)
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, s3_bucket: str) -> Bucket:
+    """A fresh bucket on the test's S3 server."""
+    server = request.getfixturevalue("s3_server")
+    return Bucket(uri=s3_bucket, path=server.directory / s3_bucket.removeprefix("s3://"), env=server.env)
 
 
 @pytest.fixture(scope="session")

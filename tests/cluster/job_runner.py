@@ -37,6 +37,17 @@ class Finished:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """A fresh bucket of a running S3 server."""
+
+    uri: str
+    path: Path
+    """Where the server keeps its objects as files."""
+    env: dict[str, str]
+    """What leads a client to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobRunner:
     """Starts jobs of this repository as a user would."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from job_runner import SMALL_RUN, Finished, JobRunner
+from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
 from PIL import Image
 
 pytestmark = pytest.mark.cluster
@@ -87,7 +87,7 @@ def test_an_output_under_a_file(small_mvtec: Path, run_job: JobRunner, tmp_path:
 
 
 def test_an_output_that_is_forbidden(
-    small_mvtec: Path, ray_env: dict[str, str], bucket: "Bucket", tmp_path: Path
+    small_mvtec: Path, ray_env: dict[str, str], bucket: Bucket, tmp_path: Path
 ) -> None:
     env = ray_env | bucket.env | {"AWS_SECRET_ACCESS_KEY": "not-the-key"}
     done = JobRunner(env=env, cwd=tmp_path)(
@@ -98,7 +98,7 @@ def test_an_output_that_is_forbidden(
 
 
 def test_an_object_storage_that_does_not_answer(
-    small_mvtec: Path, ray_env: dict[str, str], bucket: "Bucket", tmp_path: Path
+    small_mvtec: Path, ray_env: dict[str, str], bucket: Bucket, tmp_path: Path
 ) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from job_runner import Finished, JobRunner, wait_for
+from job_runner import Bucket, Finished, JobRunner, wait_for
 
 from feclip.bundle import read_bundle
 from feclip.data import read_bytes

@@ -46,7 +46,9 @@ def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     )  # fmt: skip
     try:
         for _ in range(120):
-            listed = subprocess.run([RAY, "job", "list", "--address", address], env=ray_env, capture_output=True, check=False)
+            listed = subprocess.run(
+                [RAY, "job", "list", "--address", address], env=ray_env, capture_output=True, check=False
+            )
             if listed.returncode == 0:
                 break
             assert head.poll() is None, Path(log.name).read_text()

@@ -150,6 +150,15 @@ def test_another_image_size_resizes_the_positions_as_open_clip_does(weight_file:
     torch.testing.assert_close(ours.positional_embedding, theirs.positional_embedding, rtol=1e-5, atol=1e-6)
 
 
+def test_resized_positions_are_rounded_from_float64_so_that_the_digest_is_the_same_everywhere(
+    weight_file: Path,
+) -> None:
+    grid = load(init_seed=7).clip.visual.positional_embedding[1:].double().T.reshape(1, 64, 4, 4)
+    exact = torch.nn.functional.interpolate(grid, size=(6, 6), mode="bicubic", antialias=True, align_corners=False)
+    resized = load(pretrained=str(weight_file), image_size=96).clip.visual.positional_embedding[1:]
+    assert torch.equal(resized, exact.reshape(64, 36).T.float())
+
+
 def test_a_file_that_does_not_fit_is_refused_by_tensor(tmp_path: Path) -> None:
     state = load().clip.state_dict()
     del state["visual.proj"]

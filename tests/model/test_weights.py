@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from feclip.model.weights import check_tensors, read_weights
+from feclip.model.weights import check_tensors, read_weights, tensor_digest
 
 STATE = {"a": torch.ones(2), "b": torch.arange(3.0)}
 
@@ -25,6 +25,7 @@ def test_safetensors_and_torch_files_read_alike(tmp_path: Path) -> None:
         assert_same(read_weights(tmp_path / name))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
 def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), tmp_path / "ViT-B-32.pt")
     with pytest.raises(
@@ -33,6 +34,7 @@ def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path: Path) -> No
         read_weights(tmp_path / "ViT-B-32.pt")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 
@@ -78,3 +80,15 @@ def test_a_long_list_of_names_is_shortened() -> None:
     expected = {f"t{index}": torch.zeros(1) for index in range(9)}
     with pytest.raises(ValueError, match="missing t0, t1, t2, t3, t4, and 4 more"):
         check_tensors(expected, {}, source="file")
+
+
+def test_the_digest_does_not_depend_on_order_or_memory_layout() -> None:
+    values = torch.rand(3, 4)
+    first = {"a": values, "b": torch.zeros(())}
+    second = {"b": torch.zeros(()), "a": values.T.contiguous().T}
+    assert tensor_digest(first) == tensor_digest(second)
+
+
+def test_the_digest_takes_empty_and_half_precision_tensors() -> None:
+    tensors = [torch.zeros(0), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.float16)]
+    assert len({tensor_digest({"a": tensor}) for tensor in tensors}) == 3
