@@ -8,9 +8,9 @@ import torch
 from feclip.config import DataConfig, ModelConfig
 from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
 from feclip.errors import ConfigError
-from feclip.model import FeClipModel
+from feclip.model import FeClipModel, check_backbone, resolve_tap_blocks
 
-__all__ = ["build_images", "build_model", "read_labelled"]
+__all__ = ["build_images", "build_model", "check_model", "read_labelled"]
 
 
 def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
@@ -34,6 +34,20 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
             raise ConfigError(msg) from error
 
 
+def check_model(config: ModelConfig) -> None:
+    """Check, without loading weights, that the backbone exists and that the fields fit it.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    try:
+        num_blocks = check_backbone(config.backbone, pretrained=config.pretrained, image_size=config.image_size)
+        resolve_tap_blocks(num_blocks, num_taps=config.num_taps, tap_blocks=config.tap_blocks)
+    except ValueError as error:
+        msg = f"model: {error}"
+        raise ConfigError(msg) from error
+
+
 def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:
     """List the labelled images of ``config`` and give each its split.
 
@@ -45,7 +59,7 @@ def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:
         table = read_manifest(config.manifest, root=config.root)
     else:
         assert config.root is not None  # FinetuneConfig requires one of the two
-        table = read_mvtec(config.root, categories=config.categories)
+        table = read_mvtec(config.root, categories=config.categories, require_defects=True)
     return assign_splits(
         table,
         protocol=str(config.protocol),

@@ -72,7 +72,8 @@ def run_job(config_class: type[_Config], action: Callable[[_Config], object], *,
 
     Errors that a user can mend become one line on standard error; anything else keeps its traceback.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("feclip").setLevel(logging.INFO)
     config = parse_config(config_class, prog=prog, about=about)
     try:
         action(config)

@@ -72,7 +72,8 @@ def _worker(loop: dict[str, object]) -> str | None:
     config, progress = loop["config"], loop["progress"]
     assert isinstance(config, FinetuneConfig)
     rank = ray.train.get_context().get_world_rank()
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s", force=True)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    logging.getLogger("feclip").setLevel(logging.INFO if rank == 0 else logging.WARNING)
     torch.manual_seed(config.seed * ray.train.get_context().get_world_size() + rank)
     images = read_run_images(config.output)
     model = build_model(config.model, seed=config.seed)

@@ -150,7 +150,7 @@ def _check_size(image: Image.Image, *, uri: str) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Check the sums that a PNG carries: a flipped bit would otherwise decode to other pixels without a word."""
+    """Check the sums that a PNG carries: some flipped bits would otherwise show other pixels without a word."""
     with Image.open(BytesIO(data), formats=("PNG",)) as image:
         image.verify()
 

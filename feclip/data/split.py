@@ -94,25 +94,18 @@ def assign_splits(
     """
     _check_options(table, protocol=protocol, fractions=fractions, group_column=group_column)
     rows = table.to_pylist()
-    given = [row["split"] for row in rows]
     units = _units(rows, group_column=group_column or "group")
+    given = [row["split"] for row in rows]
     if any(value is not None for value in given):
         _check_given(given)
         splits = [Split(value) for value in given]
     else:
-        splits = [Split.TRAIN] * len(rows)
         _check_subsets(units)
-        divided = []
-        for unit in units:
-            if unit.subsets == {"train"}:
-                for index in unit.rows:
-                    splits[index] = Split.CALIBRATION
-            else:
-                divided.append(unit)
-        if protocol == "b":
-            for unit, split in _divide(divided, fractions=fractions, seed=seed):
-                for index in unit.rows:
-                    splits[index] = split
+        splits = [Split.CALIBRATION if row["subset"] == "train" else Split.TRAIN for row in rows]
+        divided = [unit for unit in units if unit.subsets != {"train"}] if protocol == "b" else []
+        for unit, split in _divide(divided, fractions=fractions, seed=seed):
+            for index in unit.rows:
+                splits[index] = split
     _check_assigned(rows, splits, units)
     column = pa.array([split.value for split in splits], pa.string())
     return table.set_column(table.schema.get_field_index("split"), "split", column)

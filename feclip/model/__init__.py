@@ -1,7 +1,7 @@
 """FE-CLIP as a torch model: adapters, frozen CLIP, prompts, maps and loss; knows no config, no data, no cluster."""
 
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
-from feclip.model.backbone import Backbone, backbone_digest, load_backbone
+from feclip.model.backbone import Backbone, backbone_digest, check_backbone, load_backbone
 from feclip.model.dct import dct_basis
 from feclip.model.losses import LossTerms, fe_clip_loss_terms
 from feclip.model.maps import fill_padding, mean_probability_logit, upsample
@@ -23,6 +23,7 @@ __all__ = [
     "Padding",
     "backbone_digest",
     "build_prompts",
+    "check_backbone",
     "dct_basis",
     "fe_clip_loss_terms",
     "fill_padding",

@@ -92,6 +92,30 @@ def load_backbone(backbone: str, *, pretrained: str, init_seed: int, image_size:
     return Backbone(clip=clip, digest=backbone_digest(clip))
 
 
+def check_backbone(backbone: str, *, pretrained: str, image_size: int) -> int:
+    """Check without loading anything that ``load_backbone`` knows the name, the weights and the size.
+
+    Args:
+        backbone: Name of an open_clip model.
+        pretrained: A tag, the path of a weight file, or ``none``.
+        image_size: Side of the square input, in pixels.
+
+    Returns:
+        The number of blocks of the image tower.
+
+    Raises:
+        ValueError: If the name, tag or file is unknown, the image tower is no ``VisionTransformer``, or
+            ``image_size`` is not divisible.
+
+    Example:
+        >>> check_backbone("ViT-L-14-336", pretrained="openai", image_size=336)
+        24
+    """
+    _check_config(backbone, image_size=image_size)
+    _find_published(backbone, pretrained)
+    return int(open_clip.get_model_config(backbone)["vision_cfg"].get("layers", 12))  # open_clip's own default
+
+
 def _check_config(backbone: str, *, image_size: int) -> None:
     """Refuse, before anything is built, what is no VisionTransformer that fits ``image_size``."""
     names = open_clip.list_models()

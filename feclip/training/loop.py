@@ -125,7 +125,7 @@ def _replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
         return model
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(
-        model, device_ids=devices, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+        model, device_ids=devices, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
 
 

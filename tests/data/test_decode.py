@@ -144,6 +144,7 @@ DAMAGED = {
     "png_head": (encoded(noise())[:30], "damaged|cut short|known format"),
     "png_half": (encoded(noise())[:6000], "cut short"),
     "png_bit": (flipped(encoded(noise())), "damaged"),
+    "png_bit_of_a_pixel": (flipped(encoded(noise(), compress_level=0)), "damaged"),  # it would decode, to other pixels
     "jpeg_half": (encoded(noise(), "JPEG")[:2000], "cut short"),
     "jpeg_head": (encoded(noise(), "JPEG")[:3], "known format|damaged|cut short"),
     "tiff_half": (encoded(noise(), "TIFF")[:6000], "damaged|cut short|known format"),
@@ -175,6 +176,18 @@ def test_every_cut_of_a_file_is_an_error_or_whole() -> None:
             assert np.array_equal(image, whole), (kind, length)
 
 
+@pytest.mark.parametrize("compress_level", [0, 9])
+def test_no_flipped_bit_of_a_png_shows_other_pixels(compress_level: int) -> None:
+    data = encoded(COLORS, compress_level=compress_level)
+    for position in range(len(data)):
+        changed = data[:position] + bytes([data[position] ^ (1 << position % 8)]) + data[position + 1 :]
+        try:
+            image = decode_image(changed, uri="flipped")
+        except DataError:
+            continue
+        assert np.array_equal(image, COLORS), position
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [9_500, 100_000])  # above our limit, and above Pillow's own
 def test_a_bomb_is_refused_before_it_is_decoded(side: int) -> None:
@@ -203,7 +216,7 @@ def test_masks_in_colour_sixteen_bits_and_one_bit() -> None:
     layer = np.dstack([np.full_like(red, 255), np.where(truth, 255, 0).astype(np.uint8)])
     for mask in (red, layer, truth, np.where(truth, 65535, 0).astype(np.uint16), truth.astype(np.uint16)):
         assert np.array_equal(decode_mask(encoded(mask), uri="m"), truth)
-    palette = Image.fromarray(np.where(truth, 1, 0).astype(np.uint8), "P")
+    palette = Image.fromarray(np.where(truth, 1 + (RAMP > 150), 0).astype(np.uint8), "P")
     palette.putpalette([0, 0, 0, 20, 0, 0, 255, 255, 255])
     assert np.array_equal(decode_mask(encoded(palette), uri="m"), truth)
 

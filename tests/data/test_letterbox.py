@@ -36,6 +36,7 @@ def test_geometry_holds_for_any_shape(height: int, width: int, image_size: int, 
     assert valid.sum() == record.height * record.width > 0
     assert max(record.height, record.width) == image_size
     assert abs((image_size - record.height) - 2 * record.top) <= 1
+    assert abs((image_size - record.width) - 2 * record.left) <= 1
     if squashed:
         assert valid.all()
     else:

@@ -132,6 +132,12 @@ def test_groups_keep_the_shares_as_far_as_their_sizes_allow() -> None:
         assert abs(counts[split] - 400 * share) <= 4
 
 
+def test_three_groups_fill_three_splits_even_if_one_is_large() -> None:
+    rows = [row | {"group": min(i, 2)} for i, row in enumerate(images("a", "good", 12))]
+    for seed in range(10):
+        assert set(divided(rows, seed=seed).values()) == set(ORDER)
+
+
 def test_given_splits_win_whole_or_not_at_all() -> None:
     rows = images("a", "good", 3)
     for row, split in zip(rows, ("report", "train", "calibration"), strict=True):

@@ -25,7 +25,7 @@ def stepwise(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_metrics_equal_their_definitions(ties: bool) -> None:  # noqa: FBT001 - a parameter of pytest
+def test_metrics_equal_their_definitions(ties: bool) -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(200, generator=generator)
     logits = (logits * 4).round() if ties else logits

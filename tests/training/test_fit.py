@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
-from feclip.building import build_images, read_labelled, build_model
+from feclip.building import build_images, build_model, read_labelled
 from feclip.config import DataConfig, LossConfig, ModelConfig, OptimConfig, Precision
 from feclip.errors import RunError
 from feclip.training import TrainState, fit
