@@ -41,8 +41,8 @@ def session(config: ClusterConfig) -> Iterator[None]:
         address = os.environ.get(RAY_ADDRESS_ENVIRONMENT_VARIABLE)
         try:
             ray.init(runtime_env={"env_vars": environment} if environment else None, logging_level=logging.WARNING)
-        except ConnectionError as error:
-            msg = f"No Ray cluster answers at RAY_ADDRESS={address}: {error}"
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {error}"
             raise RunError(msg) from error
         resources = ray.cluster_resources()
         logger.info(

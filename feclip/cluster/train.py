@@ -145,12 +145,15 @@ def _train_storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
     """Return the path and filesystem for Ray Train's folder.
 
     Object storage gets pyarrow's own client, which uploads about twice as fast as s3fs (ray-project/ray#38695). It
-    reads keys and the endpoint from the standard environment variables.
+    reads keys and the endpoint from the standard environment variables. Some servers answer an error where a folder
+    marker is written a second time, hence the look before.
     """
     if is_local(uri):
         return uri, None
     endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    return uri.removeprefix("s3://"), pyarrow.fs.S3FileSystem(endpoint_override=endpoint)
+    return uri.removeprefix("s3://"), pyarrow.fs.S3FileSystem(
+        endpoint_override=endpoint, check_directory_existence_before_creation=True
+    )
 
 
 def _cause(error: ray.train.TrainingFailedError) -> str:

@@ -1,8 +1,6 @@
-"""Train the demonstration backbone from nothing.
+"""Train the demonstration backbone from nothing, on generated pictures alone.
 
-python -m feclip.demo.pretrain --output feclip-demo.safetensors --seed 0 --steps 1800 --precision bfloat16
-
-Shapes: B images, U different captions, L patch tokens, E embedding width, C side of the input in pixels.
+python -m feclip.demo.pretrain --output feclip-demo.safetensors --training.precision bfloat16
 """
 
 import json
@@ -10,171 +8,154 @@ import logging
 import math
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import open_clip
 import torch
 from jsonargparse import auto_cli
 from safetensors.torch import save_file
-from torch.nn import functional
 
 from feclip.demo.backbone import BACKBONE_NAME, IMAGE_SIZE, register, tokenizer
-from feclip.demo.families import FAMILIES, GENERIC_NOUN, caption
-from feclip.demo.pretrain_data import Batch, Pool, PoolConfig, draw_batch, load_pool
-from feclip.demo.tokenizer import WordTokenizer
-from feclip.demo.zero_shot import normalize_pixels, zero_shot_auroc
+from feclip.demo.families import FAMILIES
+from feclip.demo.pretrain_data import Pool, PoolConfig, draw_batch, load_pool
+from feclip.demo.pretrain_init import initialize_trunk
+from feclip.demo.pretrain_losses import Precision, compute_losses, create_heads
+from feclip.demo.zero_shot import zero_shot_auroc
+
+__all__ = ["TrainingConfig", "create_clip", "main", "pretrain", "train"]
 
 PROGRAM = "python -m feclip.demo.pretrain"
 logger = logging.getLogger("feclip.demo.pretrain")
 
-Precision: TypeAlias = Literal["float32", "bfloat16"]
-
 BETAS = (0.9, 0.98)  # OpenAI's for its ViTs
 MAX_GRAD_NORM = 1.0
 MAX_LOGIT_SCALE = math.log(100)  # OpenAI's
-TOKEN_TEMPERATURE = 0.07  # tau of FE-CLIP, Eq. 1
-MIN_DAMAGED_PIXELS = 3  # of a patch, for its token to count as damaged; with fewer but some it counts as neither
+INITIALIZATION_IMAGES = 1000
 EVALUATION_SEED = 4_000_000  # of the pictures that progress is measured on
 EVALUATION_IMAGES = 120
 REPORT_EVERY = 10
 SAVE_EVERY = 200
 
 
-def contrastive_loss(image_logits: torch.Tensor, caption_ids: torch.Tensor) -> torch.Tensor:
-    """Return CLIP's symmetric loss where equal captions are one another's positives.
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of one training run; what they were chosen against stands in ``docs/demo-backbone.md``."""
 
-    Args:
-        image_logits: Scaled similarities ``(B, U)`` of images and different captions.
-        caption_ids: Which caption is each image's, ``(B,)``.
+    seed: int = 0
+    """Seed of the initial weights and of the order of the pictures."""
+    steps: int = 5200
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Images per step, half of them damaged twins of the others."""
+    learning_rate: float = 1e-3
+    """Peak step size of AdamW."""
+    warmup_steps: int = 100
+    """Steps until the peak."""
+    weight_decay: float = 0.05
+    """Of matrices and embeddings, not of biases and norms."""
+    twin_weight: float = 3.0
+    """Weight of telling an image's caption from its twin's, beside the contrastive loss."""
+    token_weight: float = 10.0
+    """Weight of the token loss at first, beside the contrastive loss; both weights 0 are plain CLIP."""
+    precision: Precision = "float32"
+    """Of the forward pass; bfloat16 is twice as fast on processors that compute it (AVX512-BF16, AMX)."""
 
-    Example:
-        >>> round(float(contrastive_loss(torch.zeros(4, 2), torch.tensor([0, 0, 1, 1]))), 3)
-        1.386
-    """
-    num_captions = image_logits.shape[1]
-    counts = torch.bincount(caption_ids, minlength=num_captions)
-    # B texts of which `counts` are equal: log-sum-exp over all, and each image's own one among its equals.
-    to_texts = functional.cross_entropy(image_logits + counts.log(), caption_ids, reduction="none")
-    to_texts = to_texts + counts[caption_ids].log()
-    to_images = -functional.log_softmax(image_logits, dim=0).gather(1, caption_ids[:, None])[:, 0]
-    return (to_texts.mean() + to_images.mean()) / 2
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.batch_size % 2:  # noqa: PLR2004 - a pair
+            msg = f"batch_size must be even and positive, got {self.batch_size}."
+            raise ValueError(msg)
+        if min(self.steps, self.warmup_steps) < 1:
+            msg = f"steps and warmup_steps must be positive, got {self.steps} and {self.warmup_steps}."
+            raise ValueError(msg)
 
+    def learning_rate_at(self, step: int) -> float:
+        """Return the step size of a step (zero-based): linear to its peak, then cosine to zero."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
-def token_loss(margins: torch.Tensor, damaged_pixels: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of patch tokens against the two generic prompts, both classes weighing alike.
+    def token_weight_at(self, step: int) -> float:
+        """Return the token loss's weight: whole for three tenths of the way, down to a fifth at seven tenths."""
+        progress = min(1.0, max(0.0, (step / self.steps - 0.3) / 0.4))
+        return self.token_weight * (1 - 0.8 * progress)
 
-    Args:
-        margins: Logits of P(damaged) ``(B, L)``.
-        damaged_pixels: Damaged pixels of each patch ``(B, L)``.
-    """
-    damaged, normal = margins[damaged_pixels >= MIN_DAMAGED_PIXELS], margins[damaged_pixels == 0]
-    return (functional.softplus(-damaged).mean() + functional.softplus(normal).mean()) / 2
-
-
-def learning_rate_at(step: int, *, steps: int, warmup_steps: int, peak: float) -> float:
-    """Return the learning rate of a step (zero-based): linear to ``peak``, then cosine to zero."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
-
-
-def strong_share_at(step: int, *, steps: int) -> float:
-    """Return how many pairs of a step show strong damage for certain: all at first, none after a third of the way."""
-    return max(0.0, 1.0 - 3.0 * step / steps)
+    def strong_share_at(self, step: int) -> float:
+        """Return how many pairs show strong damage for certain: all at first, none after a third of the way."""
+        return max(0.0, 1.0 - 3.0 * step / self.steps)
 
 
 def create_clip(seed: int) -> open_clip.CLIP:
-    """Return the untrained backbone; the global random generator is left alone."""
+    """Return the backbone with open_clip's random weights; the global random generator is left alone."""
     register()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return open_clip.create_model(BACKBONE_NAME)
 
 
-def compute_losses(
-    clip: open_clip.CLIP, words: WordTokenizer, batch: Batch, *, precision: Precision
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the contrastive loss and the token loss of a batch."""
-    generic = [caption(noun=GENERIC_NOUN, label=label) for label in (0, 1)]
-    different = list(dict.fromkeys(batch.captions + generic))
-    caption_ids = torch.tensor([different.index(text) for text in batch.captions])
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-        seen = clip.visual.forward_intermediates(
-            normalize_pixels(batch.images), indices=1, normalize_intermediates=True, output_fmt="NLC"
-        )
-        texts = clip.encode_text(words(different), normalize=True)
-    texts = texts.float()
-    scale = clip.logit_scale.exp()
-    images = functional.normalize(seen["image_features"].float(), dim=-1)
-    used = caption_ids.unique()  # a generic prompt may be nobody's caption
-    positions = torch.searchsorted(used, caption_ids)
-    contrastive = contrastive_loss(scale * images @ texts[used].T, positions)
-    normal, damaged = (texts[different.index(text)] for text in generic)
-    tokens = functional.normalize(seen["image_intermediates"][-1].float() @ clip.visual.proj, dim=-1)
-    patch = clip.visual.patch_size[0]
-    damaged_pixels = batch.masks.float().unfold(1, patch, patch).unfold(2, patch, patch).sum((-1, -2)).flatten(1)
-    return contrastive, token_loss(tokens @ (damaged - normal) / TOKEN_TEMPERATURE, damaged_pixels)
-
-
 def train(
-    pool: Pool,
-    *,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    weight_decay: float,
-    token_weight: float,
-    precision: Precision,
-    output: Path | None = None,
+    pool: Pool, config: TrainingConfig, *, output: Path | None = None
 ) -> tuple[open_clip.CLIP, list[dict[str, float]]]:
-    """Train on pairs of ``pool``; see ``pretrain`` for the settings.
+    """Train on pairs of ``pool``.
+
+    Args:
+        pool: What it learns from.
+        config: How.
+        output: Weight file; now and then, what there is goes to ``.part.safetensors`` beside it. None: nothing.
 
     Returns:
-        The backbone and, for every step, its losses and seconds.
+        The backbone in eval mode and, for every step, its losses and seconds.
     """
-    clip, words, rng = create_clip(seed), tokenizer(), np.random.default_rng(seed)
-    decayed = [parameter for parameter in clip.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in clip.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS)
+    clip, words, rng = create_clip(config.seed), tokenizer(), np.random.default_rng(config.seed)
+    initialize_trunk(clip, pool.flawless[:INITIALIZATION_IMAGES])
+    heads = create_heads(config.seed, width=clip.visual.transformer.width)
+    parameters = [*clip.parameters(), *heads.parameters()]
+    optimizer = _create_optimizer(parameters, config)
     history: list[dict[str, float]] = []
-    for step in range(steps):
+    for step in range(config.steps):
         start = time.perf_counter()
         clip.train()
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, steps=steps, warmup_steps=warmup_steps, peak=learning_rate)
+            group["lr"] = config.learning_rate_at(step)
         batch = draw_batch(
             pool,
             rng=rng,
-            num_pairs=batch_size // 2,
+            num_pairs=config.batch_size // 2,
             image_size=IMAGE_SIZE,
-            strong_share=strong_share_at(step, steps=steps),
+            strong_share=config.strong_share_at(step),
         )
-        contrastive, tokens = compute_losses(clip, words, batch, precision=precision)
-        loss = contrastive + token_weight * tokens
+        losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
+        loss = losses["contrastive"] + config.twin_weight * losses["twin"]
+        loss = loss + config.token_weight_at(step) * losses["token"]
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(clip.parameters(), MAX_GRAD_NORM)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
         optimizer.step()
         with torch.no_grad():
             clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        values = {"contrastive": contrastive.item(), "token": tokens.item()}
+        values = {name: value.item() for name, value in losses.items()}
         history.append({**values, "seconds": time.perf_counter() - start})
-        _follow(clip, history, steps=steps, output=output)
+        _follow(clip, history, config=config, output=output)
     return clip.eval(), history
 
 
-def _follow(clip: open_clip.CLIP, history: list[dict[str, float]], *, steps: int, output: Path | None) -> None:
+def _create_optimizer(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS)
+
+
+def _follow(
+    clip: open_clip.CLIP, history: list[dict[str, float]], *, config: TrainingConfig, output: Path | None
+) -> None:
     """Log the mean of the last steps; now and then measure progress and save what there is."""
     done = len(history)
     if done % REPORT_EVERY == 0:
         means = {name: sum(entry[name] for entry in history[-REPORT_EVERY:]) / REPORT_EVERY for name in history[0]}
-        logger.info("Step %d of %d: %s", done, steps, ", ".join(f"{name} {means[name]:.3f}" for name in means))
+        logger.info("Step %d of %d: %s", done, config.steps, ", ".join(f"{name} {means[name]:.3f}" for name in means))
     if output is not None and done % SAVE_EVERY == 0:
         auroc = zero_shot_auroc(
             clip,
@@ -189,30 +170,25 @@ def _follow(clip: open_clip.CLIP, history: list[dict[str, float]], *, steps: int
 
 
 def _save(clip: open_clip.CLIP, history: list[dict[str, float]], *, output: Path, described: dict[str, object]) -> None:
-    """Write the weights and, beside them, what training measured; each beside its place, then moved."""
+    """Write the weights (beside their place, then moved) and the loss curve, as means of ``REPORT_EVERY`` steps."""
     temporary = output.with_name(f".{output.name}.tmp")
     save_file({name: tensor.detach().contiguous() for name, tensor in clip.state_dict().items()}, temporary)
     temporary.replace(output)
+    parts = [history[start : start + REPORT_EVERY] for start in range(0, len(history), REPORT_EVERY)]
     columns: dict[str, object] = {
-        name: [round(entry[name], 4) for entry in history] for name in ("contrastive", "token", "seconds")
+        name: [round(sum(entry[name] for entry in part) / len(part), 4) for part in parts]
+        for name in ("contrastive", "twin", "token", "seconds")
     }
     aurocs = {str(step): entry["image_auroc"] for step, entry in enumerate(history, 1) if "image_auroc" in entry}
-    record = {**described, "image_auroc_by_step": aurocs, **columns}
+    record = {**described, "image_auroc_by_step": aurocs, "steps_per_entry": REPORT_EVERY, **columns}
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in record.items())
-    output.with_suffix(".training.json").write_text(f"{{\n{lines}\n}}\n")
+    output.with_suffix(".training.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def pretrain(
     output: Path,
     *,
-    seed: int = 0,
-    steps: int = 1800,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    warmup_steps: int = 100,
-    weight_decay: float = 0.05,
-    token_weight: float = 1.0,
-    precision: Precision = "float32",
+    training: TrainingConfig | None = None,
     pool: PoolConfig | None = None,
     cache: Path | None = None,
     num_threads: int = 1,
@@ -221,48 +197,19 @@ def pretrain(
 
     Args:
         output: Weight file to write, ``.safetensors``; ``.training.json`` is written beside it.
-        seed: Seed of the initial weights and of the order of the pictures.
-        steps: Optimiser steps.
-        batch_size: Images per step, half of them damaged twins of the others.
-        learning_rate: Peak step size of AdamW.
-        warmup_steps: Steps until the peak.
-        weight_decay: Of matrices and embeddings, not of biases and norms.
-        token_weight: Weight of the token loss beside the contrastive loss; 0 is plain CLIP.
-        precision: Of the forward pass; bfloat16 is twice as fast on processors that compute it (AVX512-BF16, AMX).
-        pool: Which pictures are drawn before training.
-        cache: Folder that keeps them; none means memory only.
+        training: How it is trained; the defaults where absent.
+        pool: Which pictures are drawn before training; the defaults where absent.
+        cache: Folder that keeps the pictures for another run; none means memory only.
         num_threads: Threads of torch.
     """
-    if output.suffix != ".safetensors" or batch_size < 2 or batch_size % 2 or steps < 1:  # noqa: PLR2004 - a pair
-        msg = f"Wanted a .safetensors file, an even batch and a step, got {output}, {batch_size}, {steps}."
+    if output.suffix != ".safetensors":
+        msg = f"output must be a .safetensors file, got {output}."
         raise ValueError(msg)
     torch.set_num_threads(num_threads)
-    settings: dict[str, object] = {
-        "seed": seed,
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "warmup_steps": warmup_steps,
-        "weight_decay": weight_decay,
-        "token_weight": token_weight,
-        "precision": precision,
-        "num_threads": num_threads,
-    }
-    pictures = load_pool(pool or PoolConfig(), cache=cache)
-    clip, history = train(
-        pictures,
-        seed=seed,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        weight_decay=weight_decay,
-        token_weight=token_weight,
-        precision=precision,
-        output=output,
-    )
-    described = {"settings": settings, "pool": asdict(pool or PoolConfig()), "torch": torch.__version__}
-    _save(clip, history, output=output, described=cast("dict[str, object]", described))
+    training, pool = training or TrainingConfig(), pool or PoolConfig()
+    clip, history = train(load_pool(pool, cache=cache), training, output=output)
+    described: dict[str, object] = {"training": asdict(training), "pool": asdict(pool), "num_threads": num_threads}
+    _save(clip, history, output=output, described={**described, "torch": torch.__version__})
     logger.info("Wrote %s, %.2f s a step.", output, sum(entry["seconds"] for entry in history) / len(history))
 
 

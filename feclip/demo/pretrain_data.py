@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from feclip.demo.camera import draw_camera
@@ -141,7 +142,7 @@ def _draw_pair(config: PoolConfig, *, index: int, family: str) -> tuple[ByteArra
     return small, small_damaged, cover > FINE_MASK_COVER
 
 
-def _reduce(image: np.ndarray, *, side: int) -> np.ndarray:  # type: ignore[type-arg] # (H, W, channels), float32
+def _reduce(image: NDArray[np.float32], *, side: int) -> NDArray[np.float32]:
     channels_first = torch.from_numpy(image).permute(2, 0, 1)[None]
     reduced = functional.interpolate(channels_first, size=(side, side), mode="bilinear", antialias=True)
     return reduced[0].permute(1, 2, 0).numpy()
@@ -159,9 +160,7 @@ class Batch:
     """Caption of each image."""
 
 
-def draw_batch(
-    pool: Pool, *, rng: np.random.Generator, num_pairs: int, image_size: int, strong_share: float
-) -> Batch:
+def draw_batch(pool: Pool, *, rng: np.random.Generator, num_pairs: int, image_size: int, strong_share: float) -> Batch:
     """Draw pairs, with equal views of both halves.
 
     Args:

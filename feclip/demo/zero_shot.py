@@ -1,5 +1,6 @@
 """How well a CLIP tells damaged from normal pictures of the generator by its two prompts alone."""
 
+import numpy as np
 import open_clip
 import torch
 from torch.nn import functional
@@ -47,10 +48,10 @@ def zero_shot_auroc(
         draw_sample(seed=seed, index=index, families=families, size=(image_size, image_size))
         for index in range(num_images)
     ]
-    images = torch.stack([torch.from_numpy(sample.image).permute(2, 0, 1) for sample in samples])
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2)
     margins = [
         functional.normalize(clip.encode_image(normalize_pixels(chunk)), dim=-1) @ (damaged - normal)
-        for chunk in images.split(_CHUNK)
+        for chunk in torch.split(images, _CHUNK)
     ]
     labels = torch.tensor([sample.label for sample in samples])
     return float(binary_auroc(torch.cat(margins), labels))

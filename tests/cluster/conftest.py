@@ -1,6 +1,7 @@
 """Real Ray clusters for the tests: each is started by a test, on ports of its own, and ended by handle."""
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
 @pytest.fixture(scope="session")
 def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which Ray keeps to itself: own token path, no address, patience on a busy machine."""
-    home = tmp_path_factory.mktemp("ray-home")
+    token = tmp_path_factory.mktemp("ray-home") / "auth_token"
+    token.write_text(secrets.token_hex(32))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     return env | {
-        "RAY_AUTH_TOKEN_PATH": str(home / "auth_token"),
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
