@@ -58,8 +58,8 @@ def finetune(config: FinetuneConfig) -> str:
 def _checked(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
     """Return the rows that train or select, found whole, with their role and digests; none without a manifest."""
     if manifest is None:
-        schema = pa.schema([*MANIFEST_SCHEMA, *INSPECTION_SCHEMA, pa.field("role", pa.string())])
-        return pa.unify_schemas([schema]).empty_table()
+        fields = {field.name: field for field in (*MANIFEST_SCHEMA, *INSPECTION_SCHEMA) if field.name != "error"}
+        return pa.schema([*fields.values(), pa.field("role", pa.string())]).empty_table()
     used = manifest.filter(pc.field("split").isin([split.value for split in ROLES]))
     trained = used.filter(pc.field("split") == Split.TRAIN.value)
     if trained.num_rows == 0:
