@@ -36,9 +36,14 @@ test: env
 slow: env
 	$(BIN)/pytest -m slow
 
-demo: env
-	$(BIN)/python -m feclip.demo mvtec runs/demo/mvtec --seed 0
+demo: env runs/demo/mvtec
 	$(BIN)/python jobs/finetune.py --config configs/demo.yaml
+	@echo "The bundle, its metrics by epoch and the images it has seen are in runs/demo/bundle:"
+	@cat runs/demo/bundle/metrics.json
+
+runs/demo/mvtec: | env
+	$(BIN)/python -m feclip.demo mvtec $@ --families finetuning --seed 0 --image_size 128 \
+		--num_train_good 4 --num_test_good 8 --num_per_defect 2
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

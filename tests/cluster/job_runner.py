@@ -1,5 +1,7 @@
 """Start the jobs of this repository as a user would, and end what was started by handle."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -7,6 +9,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
+
+import ray
+
+from feclip.cli import run_job
+from feclip.cluster import finetune
+from feclip.config import FinetuneConfig
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL_RUN = (
@@ -76,6 +85,23 @@ class JobRunner:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         return Finished(returncode=process.returncode, output=output, seconds=time.monotonic() - started)
+
+
+def run_here(*flags: str) -> Finished:
+    """Run the job in this process: for commands that are refused before Ray is asked for anything."""
+    started = time.monotonic()
+    output = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["finetune.py", *flags]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        try:
+            code = run_job(FinetuneConfig, finetune, prog="finetune.py", about="About the job.")
+        except SystemExit as stop:
+            code = int(str(stop.code))
+    assert not ray.is_initialized()
+    return Finished(returncode=code, output=output.getvalue(), seconds=time.monotonic() - started)
 
 
 def wait_for(process: "subprocess.Popen[str]", text: str) -> str:

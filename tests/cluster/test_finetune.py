@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from job_runner import Bucket, Finished, JobRunner, wait_for
+from job_runner import Bucket, Finished, JobRunner, run_here, wait_for
 
 from feclip.bundle import read_bundle
 from feclip.data import read_bytes
@@ -72,10 +72,10 @@ def test_a_finished_run_does_nothing_and_says_so(
     ],
 )
 def test_another_config_on_the_same_output_is_refused_and_named(
-    flags: list[str], named: str, unbroken: tuple[Path, Finished], run_job: JobRunner, small_run: tuple[str, ...]
+    flags: list[str], named: str, unbroken: tuple[Path, Finished], small_run: tuple[str, ...]
 ) -> None:
     output, _ = unbroken
-    done = run_job(*small_run, "--data.protocol", "b", "--output", str(output), *flags)
+    done = run_here(*small_run, "--data.protocol", "b", "--output", str(output), *flags)
     assert done.returncode == 1
     assert named in done.error_line
 
@@ -135,3 +135,17 @@ def test_zero_epochs_write_a_zero_shot_bundle_without_data(run_job: JobRunner, t
     assert bundle.metrics == []
     assert pq.read_table(tmp_path / "zero" / "images.parquet").num_rows == 0
     assert bundle.build().image_size == 64
+
+
+@pytest.mark.slow
+def test_the_first_run_on_real_photographs(run_job: JobRunner, shared_data: Path, tmp_path: Path) -> None:
+    """The run of configs/first.yaml, as docs/experiments.md reports it."""
+    done = run_job(
+        "--data.root", str(shared_data / "mvtec"), "--data.categories", "screw,toothbrush",
+        "--model.backbone", "ViT-B-32", "--model.pretrained", "none", "--model.image_size", "224",
+        "--optim.epochs", "2", "--cluster.num_workers", "2", "--output", "first", timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.output
+    first, second = epochs_of(tmp_path / "first")
+    assert second["loss"] < first["loss"]
+    assert read_bundle(str(tmp_path / "first")).images.num_rows == 83
