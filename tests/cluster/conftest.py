@@ -15,6 +15,7 @@ def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     token.write_text(secrets.token_hex(32))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     return env | {
+        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
         "RAY_worker_niceness": "0",

@@ -19,22 +19,23 @@ pytestmark = pytest.mark.cluster
 RAY = str(Path(sys.executable).parent / "ray")
 
 
-def free_port() -> int:
-    """Return a free port below those that Ray gives to its workers (10002-19999)."""
-    for port in range(8300, 10000):
+def free_port(*, above: int) -> int:
+    """Return the first free port above one; Ray gives 10002-19999 to its workers, so these lie below."""
+    for port in range(above + 1, 10000):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
     raise AssertionError
 
 
 @pytest.fixture(scope="module")
 def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the dashboard of a head node on this machine, bound to loopback; yields its URL."""
-    port, dashboard_port = free_port(), 0
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", port))
-        dashboard_port = free_port()
+    port = free_port(above=8300)
+    dashboard_port = free_port(above=port)
     address = f"http://127.0.0.1:{dashboard_port}"
     log = (tmp_path_factory.mktemp("head") / "head.log").open("w")
     head = subprocess.Popen(
@@ -45,7 +46,7 @@ def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
         env=ray_env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        for _ in range(120):
+        for _ in range(20):
             listed = subprocess.run(
                 [RAY, "job", "list", "--address", address], env=ray_env, capture_output=True, check=False
             )
@@ -54,7 +55,7 @@ def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
             assert head.poll() is None, Path(log.name).read_text()
             time.sleep(1)
         else:
-            pytest.fail(Path(log.name).read_text())
+            pytest.fail(f"the cluster does not answer: {listed.stderr.decode()}\n{Path(log.name).read_text()}")
         yield address
     finally:
         head.send_signal(signal.SIGTERM)
