@@ -172,12 +172,13 @@ def read_bundle(uri: str) -> Bundle:
     except (SafetensorError, pa.ArrowException) as error:
         msg = f"{uri} holds a damaged file: {error}"
         raise BundleError(msg) from error
+    model = _model_config(config["model"], where=where)
     if config["model_id"] != _model_id(config, adapters):
         msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
         raise BundleError(msg)
     return Bundle(
         uri=uri,
-        model=_model_config(config["model"], where=where),
+        model=model,
         input=config["input"],
         model_id=config["model_id"],
         backbone_digest=config["backbone_digest"],

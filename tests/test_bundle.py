@@ -1,0 +1,109 @@
+"""The bundle: what is written is read back, and anything missing, mixed or out of range is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from feclip.building import build_model
+from feclip.bundle import read_bundle, write_bundle
+from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
+from feclip.errors import BundleError
+from feclip.model import FeClipModel
+
+MODEL = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="screw")
+IMAGES = pa.table({"uri": ["/a.png"], "role": ["trained"], "split": ["train"], "sha256": ["0" * 64]})
+METRICS = [{"epoch": 1, "loss": 1.5}]
+
+
+@pytest.fixture(scope="module")
+def model() -> FeClipModel:
+    return build_model(MODEL, seed=3)
+
+
+@pytest.fixture(scope="module")
+def written(model: FeClipModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundle") / "whole"
+    config = FinetuneConfig(output=str(folder), model=MODEL, optim=OptimConfig(epochs=0))
+    write_bundle(str(folder), model=model, config=config, images=IMAGES, metrics=METRICS)
+    return folder
+
+
+@pytest.fixture
+def copy(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "copy"))
+
+
+def test_what_is_written_is_read_back_and_scores_alike(written: Path, model: FeClipModel) -> None:
+    bundle = read_bundle(str(written))
+    assert bundle.model == MODEL
+    assert bundle.metrics == METRICS
+    assert bundle.images.equals(IMAGES)
+    assert bundle.input == {"resize": "letterbox", "padding_color": "white", "valid_region": "letterbox"}
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(bundle.build()(images).image_logit, model.eval()(images).image_logit)
+    assert set(bundle.adapters) == set(model.trainable_state_dict())
+
+
+def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        change(config)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def other_adapters(folder: Path) -> None:
+    tensors = load_file(folder / "adapters.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "adapters.safetensors")
+
+
+DAMAGES = {
+    "holds no bundle": lambda folder: (folder / "config.json").unlink(),
+    "metrics.json is missing": lambda folder: (folder / "metrics.json").unlink(),
+    "adapters.safetensors is not the file": other_adapters,
+    "is no JSON": lambda folder: (folder / "config.json").write_text("{"),
+    "must hold a JSON object": lambda folder: (folder / "config.json").write_text("[]"),
+    "has schema 99": edited(lambda config: config.update(schema=99)),
+    "unknown fields ['extra']": edited(lambda config: config.update(extra=1)),
+    "missing fields ['prompts']": edited(lambda config: config.pop("prompts")),
+    "missing fields ['noun']": edited(lambda config: config["model"].pop("noun")),
+    "model.temperature must be above 0": edited(lambda config: config["model"].update(temperature=-1.0)),
+    "num_taps": edited(lambda config: config["model"].update(num_taps="many")),
+    "model_id is not the digest": edited(lambda config: config["input"].update(resize="squash")),
+}
+
+
+@pytest.mark.parametrize("named", DAMAGES)
+def test_a_damaged_bundle_is_one_error_that_names_the_damage(named: str, copy: Path) -> None:
+    DAMAGES[named](copy)
+    with pytest.raises(BundleError) as error:
+        read_bundle(str(copy))
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_another_backbone_is_refused(copy: Path) -> None:
+    edited(lambda config: config["model"].update(init_seed=9))(copy)
+    with pytest.raises(BundleError, match="was trained on a backbone with digest"):
+        read_bundle(str(copy)).build()
+
+
+def test_the_model_id_follows_what_changes_a_score(written: Path, model: FeClipModel, tmp_path: Path) -> None:
+    def model_id(name: str, config: FinetuneConfig) -> str:
+        return write_bundle(str(tmp_path / name), model=model, config=config, images=IMAGES, metrics=[])
+
+    same = FinetuneConfig(output="elsewhere", seed=5, model=MODEL, optim=OptimConfig(epochs=0))
+    assert model_id("same", same) == read_bundle(str(written)).model_id
+    other = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="grid")
+    assert model_id("other", FinetuneConfig(output="x", model=other, optim=OptimConfig(epochs=0))) != model_id(
+        "again", same
+    )
