@@ -40,7 +40,11 @@ def session(config: ClusterConfig) -> Iterator[None]:
     if owned:
         address = os.environ.get(RAY_ADDRESS_ENVIRONMENT_VARIABLE)
         try:
-            ray.init(runtime_env={"env_vars": environment} if environment else None, logging_level=logging.WARNING)
+            ray.init(
+                address=address or "local",  # else Ray would look for a head that may be long dead, and wait for it
+                runtime_env={"env_vars": environment} if environment else None,
+                logging_level=logging.WARNING,
+            )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {error}"
             raise RunError(msg) from error
