@@ -1,6 +1,7 @@
 """Ray Train around :func:`feclip.training.fit`: workers, checkpoints, restarts; the loop itself knows no ray."""
 
 import logging
+import os
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = ["train"]
 logger = logging.getLogger(__name__)
 
 RUN_NAME = "train"  # Ray Train resumes what has the same storage path and name
+PRINT_PATCH_VARIABLE = "RAY_TRAIN_ENABLE_PRINT_PATCH"  # Ray Train hands it to its workers
 KEPT_CHECKPOINTS = 2
 CONTROLLER_FAILURES = 3
 
@@ -40,6 +42,8 @@ def train(config: FinetuneConfig, *, progress: bool) -> None:
     Raises:
         RunError: If training failed for good, in one line with its cause.
     """
+    if progress:
+        os.environ[PRINT_PATCH_VARIABLE] = "0"  # the bar reaches the driver as printed lines, which Ray would log away
     path, filesystem = _train_storage(join_uri(config.output, RUN_FOLDER))
     trainer = TorchTrainer(
         _worker,
