@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     token.write_text(secrets.token_hex(32))
     env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     return env | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",  # `python` of a job is this environment's
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",

@@ -72,22 +72,17 @@ def submit(address: str, env: dict[str, str], *entrypoint: str) -> "subprocess.C
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-@pytest.fixture
-def env(ray_env: dict[str, str]) -> dict[str, str]:
-    return ray_env | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{ray_env['PATH']}"}
-
-
 def test_a_submitted_job_trains(
-    dashboard: str, env: dict[str, str], small_run: tuple[str, ...], tmp_path: Path
+    dashboard: str, ray_env: dict[str, str], small_run: tuple[str, ...], tmp_path: Path
 ) -> None:
-    done = submit(dashboard, env, "python", "jobs/finetune.py", *small_run, "--output", str(tmp_path / "out"))
+    done = submit(dashboard, ray_env, "python", "jobs/finetune.py", *small_run, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record["epoch"] for record in read_bundle(str(tmp_path / "out")).metrics] == [1, 2]
 
 
 def test_the_job_is_executable_and_refuses_relative_paths(
-    dashboard: str, env: dict[str, str], small_run: tuple[str, ...]
+    dashboard: str, ray_env: dict[str, str], small_run: tuple[str, ...]
 ) -> None:
-    done = submit(dashboard, env, "jobs/finetune.py", *small_run, "--output", "runs/lost")
+    done = submit(dashboard, ray_env, "jobs/finetune.py", *small_run, "--output", "runs/lost")
     assert done.returncode != 0
     assert "output is the relative path 'runs/lost'" in done.stdout + done.stderr
