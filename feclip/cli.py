@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from feclip.errors import ConfigError, FeclipError
 
@@ -22,6 +22,10 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 logger = logging.getLogger(__name__)
+
+
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the layout of the examples in the description."""
 
 
 class _OneLineParser(ArgumentParser):
@@ -55,7 +59,7 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         0.5
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _OneLineParser(prog=prog, description=about, formatter_class=_help_formatter())
+    parser = _OneLineParser(prog=prog, description=about, formatter_class=_Formatter)
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True)
     values = parser.parse_args(argv)
@@ -88,12 +92,3 @@ def run_job(config_class: type[_Config], action: Callable[[_Config], object], *,
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _help_formatter() -> type[argparse.HelpFormatter]:
-    from jsonargparse import DefaultHelpFormatter  # noqa: PLC0415 - only needed where a parser is built
-
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keep the layout of the examples in the description."""
-
-    return Formatter
