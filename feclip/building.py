@@ -7,10 +7,13 @@ import torch
 
 from feclip.config import DataConfig, ModelConfig
 from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
+from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
-from feclip.model import FeClipModel, check_backbone, resolve_tap_blocks
+from feclip.model import FeClipModel, Tokenizer, build_prompts, check_backbone, resolve_tap_blocks
 
 __all__ = ["build_images", "build_model", "check_model", "read_labelled"]
+
+SHIPPED = "shipped"  # ``pretrained`` of the demonstration backbone: the weights that are part of the package
 
 
 def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
@@ -24,11 +27,11 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
         ConfigError: If the backbone is unknown, its weights cannot be had, or a field does not fit it.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    backbone = fields.pop("backbone")
+    fields |= {"pretrained": _find_weights(config), "tokenizer": _find_tokenizer(config)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return FeClipModel.from_pretrained(backbone, **fields)
+            return FeClipModel.from_pretrained(**fields)
         except ValueError as error:
             msg = f"model: {error}"
             raise ConfigError(msg) from error
@@ -40,12 +43,32 @@ def check_model(config: ModelConfig) -> None:
     Raises:
         ConfigError: If they do not.
     """
+    assert config.image_size is not None  # ModelConfig settles it
+    tokenizer = _find_tokenizer(config)
     try:
-        num_blocks = check_backbone(config.backbone, pretrained=config.pretrained, image_size=config.image_size)
+        num_blocks = check_backbone(config.backbone, pretrained=_find_weights(config), image_size=config.image_size)
         resolve_tap_blocks(num_blocks, num_taps=config.num_taps, tap_blocks=config.tap_blocks)
+        if tokenizer is not None:
+            tokenizer(list(build_prompts(config.noun)))
     except ValueError as error:
         msg = f"model: {error}"
         raise ConfigError(msg) from error
+
+
+def _find_weights(config: ModelConfig) -> str:
+    """Return ``config.pretrained``, with the path of the file that ships with the demonstration backbone."""
+    assert config.pretrained is not None  # ModelConfig settles it
+    if (config.backbone, config.pretrained) == (demo.BACKBONE_NAME, SHIPPED):
+        return str(demo.weights_path())
+    return config.pretrained
+
+
+def _find_tokenizer(config: ModelConfig) -> Tokenizer | None:
+    """Return the demonstration backbone's tokenizer after making its name known to open_clip; None for any other."""
+    if config.backbone != demo.BACKBONE_NAME:
+        return None
+    demo.register()
+    return demo.tokenizer()
 
 
 def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:

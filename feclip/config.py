@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from jsonargparse.typing import register_type
@@ -35,6 +36,10 @@ __all__ = [
 ]
 
 _Item = TypeVar("_Item")
+
+DEMO_BACKBONE = "feclip-demo"
+DEMO_DEFAULTS: Mapping[str, str | int] = MappingProxyType({"pretrained": "shipped", "image_size": 112})
+PAPER_DEFAULTS: Mapping[str, str | int] = MappingProxyType({"pretrained": "openai", "image_size": 336})
 
 
 class Names(tuple[str, ...]):
@@ -147,12 +152,14 @@ class ModelConfig:
 
     backbone: str = "ViT-L-14-336"
     """open_clip model name; resolved to its QuickGELU form where its weights were trained so (paper, Section 4.2)."""
-    pretrained: str = "openai"
-    """open_clip weight tag, a local .safetensors or .pt file, or ``none`` for a trunk initialised from init_seed."""
+    pretrained: str | None = None
+    """open_clip weight tag, a local .safetensors or .pt file, or ``none`` for a trunk initialised from init_seed;
+    null takes ``openai``, and for ``feclip-demo`` what ships with it (``shipped``)."""
     init_seed: int = 0
     """Seed of the trunk when pretrained is ``none``; without effect otherwise."""
-    image_size: int = 336
-    """Side of the square input, pixels; a multiple of the backbone's patch size (paper, Section 4.2)."""
+    image_size: int | None = None
+    """Side of the square input, pixels; a multiple of the backbone's patch size. Null takes 336 (paper, Section 4.2),
+    and for ``feclip-demo`` the 112 it was trained at."""
     num_taps: int = 4
     """Blocks that are tapped, at the ends of as many equal stages (N of the paper, Section 3.2)."""
     tap_blocks: Indices | None = None
@@ -179,6 +186,10 @@ class ModelConfig:
     """Whether the LFS adapter acts."""
 
     def __post_init__(self) -> None:
+        # What was left open is settled here, once, so that a run, its resumption and its bundle say the same.
+        for name, value in (DEMO_DEFAULTS if self.backbone == DEMO_BACKBONE else PAPER_DEFAULTS).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("image_size", "num_taps", "ffe_window_size", "lfs_window_size"):
             _require(f"model.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
         _require(

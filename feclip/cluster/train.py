@@ -84,8 +84,8 @@ def _worker(loop: dict[str, object]) -> str | None:
     try:
         state = fit(
             model,
-            train=build_images(_of(images, Split.TRAIN), config.data, image_size=config.model.image_size),
-            held_out=build_images(_of(images, Split.HELD_OUT), config.data, image_size=config.model.image_size),
+            train=build_images(_of(images, Split.TRAIN), config.data, image_size=model.image_size),
+            held_out=build_images(_of(images, Split.HELD_OUT), config.data, image_size=model.image_size),
             loss=config.loss,
             optim=config.optim,
             seed=config.seed,

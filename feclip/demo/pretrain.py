@@ -3,11 +3,13 @@
 python -m feclip.demo.pretrain --output feclip-demo.safetensors --training.precision bfloat16
 """
 
+import contextlib
 import json
 import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +17,9 @@ import numpy as np
 import open_clip
 import torch
 from jsonargparse import auto_cli
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
+from torch import nn
 
 from feclip.demo.backbone import BACKBONE_NAME, IMAGE_SIZE, register, tokenizer
 from feclip.demo.families import FAMILIES
@@ -45,7 +49,7 @@ class TrainingConfig:
 
     seed: int = 0
     """Seed of the initial weights and of the order of the pictures."""
-    steps: int = 5200
+    steps: int = 24_000
     """Optimiser steps."""
     batch_size: int = 32
     """Images per step, half of them damaged twins of the others."""
@@ -95,6 +99,28 @@ def create_clip(seed: int) -> open_clip.CLIP:
         return open_clip.create_model(BACKBONE_NAME)
 
 
+@contextlib.contextmanager
+def explicit_attention(visual: VisionTransformer) -> Iterator[None]:
+    """Let the image tower multiply queries and keys by matrix products, as for attention weights that somebody reads.
+
+    Measured on one core with AVX512-BF16, 32 images, 197 tokens: torch's fused attention took two thirds of a step in
+    bfloat16, and a whole step 0.36 s with it against 0.23 s without.
+    """
+
+    def want_weights(
+        _module: nn.Module, arguments: tuple[object, ...], keywords: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        return arguments, {**keywords, "need_weights": True, "average_attn_weights": False}
+
+    blocks = visual.transformer.resblocks
+    hooks = [block.attn.register_forward_pre_hook(want_weights, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def train(
     pool: Pool, config: TrainingConfig, *, output: Path | None = None
 ) -> tuple[open_clip.CLIP, list[dict[str, float]]]:
@@ -126,7 +152,8 @@ def train(
             image_size=IMAGE_SIZE,
             strong_share=config.strong_share_at(step),
         )
-        losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
+        with explicit_attention(clip.visual):
+            losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
         loss = losses["contrastive"] + config.twin_weight * losses["twin"]
         loss = loss + config.token_weight_at(step) * losses["token"]
         optimizer.zero_grad()
@@ -141,7 +168,7 @@ def train(
     return clip.eval(), history
 
 
-def _create_optimizer(parameters: list[torch.nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+def _create_optimizer(parameters: list[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
     decayed = [parameter for parameter in parameters if parameter.ndim > 1]
     others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

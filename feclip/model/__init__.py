@@ -6,7 +6,7 @@ from feclip.model.dct import dct_basis
 from feclip.model.losses import LossTerms, fe_clip_loss_terms
 from feclip.model.maps import fill_padding, mean_probability_logit, upsample
 from feclip.model.output import FeClipOutput
-from feclip.model.prompting import build_prompts, text_embeddings
+from feclip.model.prompting import Tokenizer, build_prompts, text_embeddings
 from feclip.model.torch_model import FeClipModel, Padding
 from feclip.model.trunk import resolve_tap_blocks
 from feclip.model.weights import tensor_digest
@@ -21,6 +21,7 @@ __all__ = [
     "LfsStatistic",
     "LossTerms",
     "Padding",
+    "Tokenizer",
     "backbone_digest",
     "build_prompts",
     "check_backbone",

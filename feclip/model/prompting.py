@@ -4,10 +4,14 @@ Index 0 is normal, index 1 abnormal, here and wherever two text embeddings stand
 """
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from open_clip import CLIP
 from torch.nn import functional
+
+Tokenizer: TypeAlias = Callable[[list[str]], torch.Tensor]
+"""From n texts to ids ``(n, context length)``, int64."""
 
 PROMPTS = ("A photo of a normal {noun}", "A photo of a damaged {noun}")  # paper, Section 3.2, with noun "object"
 
@@ -33,12 +37,12 @@ def build_prompts(noun: str) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def text_embeddings(clip: CLIP, tokenizer: Callable[[list[str]], torch.Tensor], noun: str) -> torch.Tensor:
+def text_embeddings(clip: CLIP, tokenizer: Tokenizer, noun: str) -> torch.Tensor:
     """Embed the two prompts once.
 
     Args:
         clip: A CLIP of open_clip, in eval mode.
-        tokenizer: The backbone's own, from ``open_clip.get_tokenizer(backbone)``.
+        tokenizer: The backbone's own.
         noun: What the images show.
 
     Returns:

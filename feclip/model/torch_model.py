@@ -21,7 +21,7 @@ from torch.nn import functional
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
 from feclip.model.backbone import Backbone, load_backbone
 from feclip.model.output import FeClipOutput
-from feclip.model.prompting import text_embeddings
+from feclip.model.prompting import Tokenizer, text_embeddings
 from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
 from feclip.model.weights import check_tensors
 from feclip.model.windows import check_valid_tokens
@@ -96,6 +96,7 @@ class FeClipModel(nn.Module):
         backbone: str = "ViT-L-14-336",
         *,
         pretrained: str = "openai",
+        tokenizer: Tokenizer | None = None,
         init_seed: int = 0,
         image_size: int = 336,
         num_taps: int = 4,
@@ -116,6 +117,8 @@ class FeClipModel(nn.Module):
         Args:
             backbone: Name of an open_clip model with a ``VisionTransformer``.
             pretrained: A tag that open_clip publishes for it, a weight file, or ``none``.
+            tokenizer: From texts to ids, of a backbone whose vocabulary open_clip does not know; open_clip's own for
+                the backbone where absent.
             init_seed: Seed of the backbone where ``pretrained`` is ``none``.
             image_size: Side of the input, in pixels; a multiple of the patch size.
             num_taps: Number of tap blocks, the ends of equal stages.
@@ -155,7 +158,7 @@ class FeClipModel(nn.Module):
             )
             for block in blocks
         }
-        embeddings = text_embeddings(loaded.clip, open_clip.get_tokenizer(backbone), noun)
+        embeddings = text_embeddings(loaded.clip, tokenizer or open_clip.get_tokenizer(backbone), noun)
         return cls(loaded, embeddings, taps, temperature=temperature, padding=padding)
 
     def train(self, mode: bool = True) -> "FeClipModel":  # noqa: FBT001, FBT002 - torch's signature

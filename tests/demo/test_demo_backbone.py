@@ -19,8 +19,6 @@ from feclip.demo.pretrain_init import initialize_trunk
 from feclip.demo.pretrain_losses import contrastive_loss, token_loss, twin_loss
 from feclip.demo.tokenizer import NOUNS, OTHER_NOUNS
 from feclip.demo.zero_shot import zero_shot_auroc
-from feclip.model import FeClipModel
-from feclip.model.adapters import FFEAdapter, FrequencyTap
 from feclip.model.backbone import load_backbone
 from feclip.model.prompting import build_prompts, text_embeddings
 
@@ -210,12 +208,3 @@ def test_damage_is_told_from_none_on_fresh_pictures(clip: open_clip.CLIP, role: 
     families = FAMILIES[role]  # type: ignore[index]
     auroc = zero_shot_auroc(clip, families=families, seed=123, num_images=60, image_size=IMAGE_SIZE)
     assert auroc > FLOORS[role]
-
-
-def test_fe_clip_builds_on_it() -> None:
-    register()
-    loaded = load_backbone(BACKBONE_NAME, pretrained=str(weights_path()), init_seed=0, image_size=IMAGE_SIZE)
-    embeddings = text_embeddings(loaded.clip, tokenizer(), "object")
-    taps = {block: FrequencyTap(FFEAdapter(96, 3), None, fusion_weight=0.1) for block in (1, 2, 4, 5)}
-    output = FeClipModel(loaded, embeddings, taps)(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    assert output.anomaly_map.shape == (1, IMAGE_SIZE, IMAGE_SIZE)
