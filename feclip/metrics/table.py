@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from feclip.metrics.ranking import auroc, average_precision
+from feclip.metrics.regions import aupro
 
 __all__ = ["ScoredImages", "image_and_pixel_metrics"]
 
@@ -26,16 +27,16 @@ class ScoredImages:
 
 
 def image_and_pixel_metrics(scored: ScoredImages) -> dict[str, float]:
-    """Return image AUROC and AP and pixel AUROC, each computed per category and then averaged.
+    """Return image AUROC and AP, pixel AUROC and exact AUPRO, each computed per category and then averaged.
 
     Pooling the images of all categories would rank scores of different objects against each other and gives other
     numbers. A category that lacks normal or anomalous images (pixels) has no value and is left out of the mean; a
     metric that no category has is absent from the result.
 
     Returns:
-        ``image_auroc``, ``image_ap`` and ``pixel_auroc``, in 0..1.
+        ``image_auroc``, ``image_ap``, ``pixel_auroc`` and ``aupro``, in 0..1.
     """
-    values: dict[str, list[float]] = {"image_auroc": [], "image_ap": [], "pixel_auroc": []}
+    values: dict[str, list[float]] = {"image_auroc": [], "image_ap": [], "pixel_auroc": [], "aupro": []}
     for category in sorted(set(scored.category_index.tolist())):
         chosen = scored.category_index == category
         logits, labels = scored.image_logits[chosen], scored.labels[chosen]
@@ -45,6 +46,7 @@ def image_and_pixel_metrics(scored: ScoredImages) -> dict[str, float]:
             ("image_auroc", auroc(logits, labels)),
             ("image_ap", average_precision(logits, labels)),
             ("pixel_auroc", auroc(pixels[counted], scored.gt_masks[chosen][counted])),
+            ("aupro", aupro(pixels, scored.gt_masks[chosen])),
         ):
             if value is not None:
                 values[name].append(value)

@@ -73,6 +73,7 @@ def test_categories_are_averaged_not_pooled() -> None:
         "image_auroc": 1.0,
         "image_ap": 1.0,
         "pixel_auroc": 1.0,
+        "aupro": 1.0,
     }
     pooled = image_and_pixel_metrics(scored(categories=[0, 0, 0, 0]))
     assert pooled["image_auroc"] == pytest.approx(0.75)
@@ -84,4 +85,4 @@ def test_pixels_that_do_not_count_are_left_out_and_absent_classes_have_no_metric
     images.pixel_logits[1, 0, 0] = torch.nan  # the anomalous pixel that was ranked too low
     assert image_and_pixel_metrics(images)["pixel_auroc"] == 1.0
     images.labels[:] = False
-    assert set(image_and_pixel_metrics(images)) == {"pixel_auroc"}
+    assert set(image_and_pixel_metrics(images)) == {"pixel_auroc", "aupro"}
