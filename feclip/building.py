@@ -26,6 +26,7 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
     Raises:
         ConfigError: If the backbone is unknown, its weights cannot be had, or a field does not fit it.
     """
+    config = config.settled()
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     fields |= {"pretrained": _find_weights(config), "tokenizer": _find_tokenizer(config)}
     with torch.random.fork_rng(devices=[]):
@@ -43,7 +44,8 @@ def check_model(config: ModelConfig) -> None:
     Raises:
         ConfigError: If they do not.
     """
-    assert config.image_size is not None  # ModelConfig settles it
+    config = config.settled()
+    assert config.image_size is not None
     tokenizer = _find_tokenizer(config)
     try:
         num_blocks = check_backbone(config.backbone, pretrained=_find_weights(config), image_size=config.image_size)
@@ -57,7 +59,7 @@ def check_model(config: ModelConfig) -> None:
 
 def _find_weights(config: ModelConfig) -> str:
     """Return ``config.pretrained``, with the path of the file that ships with the demonstration backbone."""
-    assert config.pretrained is not None  # ModelConfig settles it
+    assert config.pretrained is not None  # the config is settled
     if (config.backbone, config.pretrained) == (demo.BACKBONE_NAME, SHIPPED):
         return str(demo.weights_path())
     return config.pretrained

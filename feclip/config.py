@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from jsonargparse.typing import register_type
 
@@ -38,8 +38,8 @@ __all__ = [
 _Item = TypeVar("_Item")
 
 DEMO_BACKBONE = "feclip-demo"
-DEMO_DEFAULTS: Mapping[str, str | int] = MappingProxyType({"pretrained": "shipped", "image_size": 112})
-PAPER_DEFAULTS: Mapping[str, str | int] = MappingProxyType({"pretrained": "openai", "image_size": 336})
+DEMO_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "shipped", "image_size": 112})
+PAPER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "openai", "image_size": 336})
 
 
 class Names(tuple[str, ...]):
@@ -186,11 +186,9 @@ class ModelConfig:
     """Whether the LFS adapter acts."""
 
     def __post_init__(self) -> None:
-        # What was left open is settled here, once, so that a run, its resumption and its bundle say the same.
-        for name, value in (DEMO_DEFAULTS if self.backbone == DEMO_BACKBONE else PAPER_DEFAULTS).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name in ("image_size", "num_taps", "ffe_window_size", "lfs_window_size"):
+        if self.image_size is not None:
+            _require("model.image_size", self.image_size, rule="at least 1", holds=self.image_size >= 1)
+        for name in ("num_taps", "ffe_window_size", "lfs_window_size"):
             _require(f"model.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
         _require(
             "model.lfs_kernel_size",
@@ -204,12 +202,22 @@ class ModelConfig:
         _require_member("model.lfs_statistic", self.lfs_statistic, LfsStatistic)
         _require_member("model.padding", self.padding, PaddingMode)
         for name in ("backbone", "pretrained", "noun"):
-            if not getattr(self, name).strip():
+            if getattr(self, name) is not None and not getattr(self, name).strip():
                 msg = f"model.{name} must not be empty."
                 raise ValueError(msg)
         if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
             msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."
             raise ValueError(msg)
+
+    def settled(self) -> Self:
+        """Return the config with what depends on the backbone filled in where it was left null.
+
+        Example:
+            >>> ModelConfig(backbone="feclip-demo").settled().image_size
+            112
+        """
+        usual = DEMO_DEFAULTS if self.backbone == DEMO_BACKBONE else PAPER_DEFAULTS
+        return dataclasses.replace(self, **{name: usual[name] for name in usual if getattr(self, name) is None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,6 +351,7 @@ class FinetuneConfig:
         if not self.output.strip():
             msg = "output must not be empty: a folder or an s3:// prefix for the bundle."
             raise ValueError(msg)
+        object.__setattr__(self, "model", self.model.settled())  # a run, its resumption and its bundle say the same
         _require("seed", self.seed, rule="at least 0", holds=self.seed >= 0)
         if self.optim.epochs and self.data.root is None and self.data.manifest is None:
             msg = "data.root or data.manifest is required: an MVTec folder, or a Parquet or CSV table of images."

@@ -6,22 +6,26 @@ import pytest
 import torch
 
 from feclip.building import build_model, check_model
-from feclip.config import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.cli import parse_config
+from feclip.config import DEMO_BACKBONE, DEMO_DEFAULTS, FinetuneConfig, ModelConfig
 from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
 from feclip.model import load_backbone
 
 
 def test_a_model_is_the_papers_where_nothing_is_said() -> None:
-    config = ModelConfig()
+    config = ModelConfig().settled()
     assert (config.backbone, config.pretrained, config.image_size) == ("ViT-L-14-336", "openai", 336)
 
 
 def test_the_demonstration_backbone_is_settled_by_its_name_alone() -> None:
     assert demo.BACKBONE_NAME == DEMO_BACKBONE
     assert DEMO_DEFAULTS["image_size"] == demo.IMAGE_SIZE
-    config = ModelConfig(backbone="feclip-demo")
+    config = parse_config(
+        FinetuneConfig, ["--model.backbone", "feclip-demo", "--data.root", "x", "--output", "y"], prog="test", about=""
+    ).model
     assert (config.pretrained, config.image_size) == ("shipped", 112)
+    assert config == ModelConfig(backbone="feclip-demo").settled()
     check_model(config)
     model = build_model(config, seed=0)
     shipped = load_backbone("feclip-demo", pretrained=str(demo.weights_path()), init_seed=0, image_size=112)
@@ -42,7 +46,7 @@ def test_what_is_said_of_the_demonstration_backbone_is_kept() -> None:
 def test_no_other_backbone_gets_the_shipped_weights() -> None:
     with pytest.raises(ConfigError, match="pretrained must be 'none'"):
         check_model(ModelConfig(backbone="ViT-B-32", pretrained="shipped", image_size=224))
-    assert ModelConfig(backbone="ViT-B-32").pretrained == "openai"
+    assert ModelConfig(backbone="ViT-B-32").settled().pretrained == "openai"
 
 
 def test_a_noun_outside_its_words_is_refused_before_anything_is_loaded() -> None:

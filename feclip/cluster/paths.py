@@ -20,7 +20,7 @@ def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
             directory: what it wrote there would be lost.
     """
     pretrained = config.model.pretrained
-    assert pretrained is not None  # ModelConfig settles it
+    assert pretrained is not None  # FinetuneConfig settles it
     if pretrained.endswith((".pt", ".safetensors")) or os.sep in pretrained:
         pretrained = _absolute("model.pretrained", pretrained)
     data = dataclasses.replace(

@@ -1,0 +1,305 @@
+#!/usr/bin/env python
+"""What the recipe of ``make demo`` is worth: five seeds, before and after fine-tuning, adapter by adapter.
+
+python benchmarks/accuracy.py data runs/accuracy
+python benchmarks/accuracy.py run runs/accuracy --seeds 0,1,2,3,4
+python benchmarks/accuracy.py photographs runs/accuracy --root ../shared/data
+python benchmarks/accuracy.py table runs/accuracy
+
+Pictures and backbone must have the digests in ``benchmarks/accuracy.frozen.json``. One file per fit is written, so a
+broken study goes on where it stopped, and two processes may share it by taking different seeds.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from PIL import Image
+
+from feclip.building import build_images, build_model, read_labelled
+from feclip.bundle import read_bundle
+from feclip.cli import parse_config
+from feclip.config import DataConfig, FinetuneConfig, Names, plain
+from feclip.data import LabelledImages
+from feclip.demo import FAMILIES, write_mvtec
+from feclip.errors import DataError, FeclipError
+from feclip.model import FeClipModel
+from feclip.training import fit, held_out_metrics
+
+logger = logging.getLogger("accuracy")
+
+RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
+FROZEN = Path(__file__).with_suffix(".frozen.json")
+RESULTS = Path(__file__).with_suffix(".json")
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- accuracy: written by benchmarks/accuracy.py table -->", "<!-- end of accuracy -->")
+
+IMAGE_SIZE = 128  # pixels of the pictures, as `make demo` writes them
+COUNTS: Mapping[str, int] = MappingProxyType({"num_train_good": 0, "num_test_good": 110, "num_per_defect": 10})
+SETS: Mapping[str, tuple[int, tuple[str, ...]]] = MappingProxyType(  # name: seed of the pictures, families
+    {
+        "train": (0, FAMILIES["finetuning"]),
+        "seen": (1, FAMILIES["finetuning"]),
+        "unseen": (1, FAMILIES["unseen"]),
+    }
+)
+
+ZERO_SHOT = "before"
+VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(  # name: fields of the model beside the recipe's
+    {
+        ZERO_SHOT: {"use_ffe": False, "use_lfs": False},
+        "patch head alone": {"use_ffe": False, "use_lfs": False},
+        "conv adapter": {"use_ffe": False, "lfs_window_size": 1},  # the statistic of one token is the token itself
+        "FFE": {"use_lfs": False},
+        "LFS": {"use_ffe": False},
+        "both": {},
+    }
+)
+METRICS: Mapping[str, str] = MappingProxyType(
+    {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
+)
+SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(  # kind of result: evaluated set: metrics
+    {
+        "results": {name: tuple(METRICS) for name in SETS if name != "train"},
+        "photographs": {
+            "grid": ("image_auroc", "pixel_auroc"),
+            "hazelnut_toy": ("image_auroc", "pixel_auroc"),
+            "magnetic_tile": ("image_auroc",),
+        },
+    }
+)
+
+
+def data(folder: Path, *, image_seed: int = 1) -> None:
+    """Write the pictures of the study.
+
+    Args:
+        folder: Working folder of the study.
+        image_seed: Seed of the pictures that are evaluated; another than the study's to choose a recipe on.
+    """
+    for name, (seed, families) in SETS.items():
+        if not (folder / name).is_dir():
+            chosen = seed if name == "train" else image_seed
+            write_mvtec(folder / name, seed=chosen, families=families, image_size=IMAGE_SIZE, **COUNTS)
+
+
+def freeze(folder: Path) -> None:
+    """Write the digests of backbone and pictures, which every later run must meet.
+
+    Args:
+        folder: Working folder of the study.
+    """
+    FROZEN.write_text(json.dumps(_digests(folder), indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(FROZEN.read_text(encoding="utf-8"))
+
+
+def run(
+    folder: Path,
+    *,
+    seeds: str = "0,1,2,3,4",
+    variants: str = ",".join(VARIANTS),
+    num_threads: int = 1,
+    check_digests: bool = True,
+    recipe: list[str] | None = None,
+) -> None:
+    """Fit and evaluate, one result file per variant and seed; what is there is not repeated.
+
+    Args:
+        folder: Working folder of the study, with its pictures.
+        seeds: Seeds of adapters and order, separated by commas.
+        variants: Which adapters, separated by commas.
+        num_threads: Threads of torch.
+        check_digests: Whether backbone and pictures must be the frozen ones; false for trials.
+        recipe: Flags of the fine-tuning job that override configs/demo.yaml, for trials.
+    """
+    torch.set_num_threads(num_threads)
+    digests = _digests(folder)
+    if check_digests and digests != json.loads(FROZEN.read_text(encoding="utf-8")):
+        msg = f"Backbone or pictures are not the frozen ones of {FROZEN.name}: {digests}"
+        raise DataError(msg)
+    config = _config(folder, recipe or [])
+    evaluated = {name: _images(DataConfig(root=str(folder / name)), config) for name in SHOWN["results"]}
+    for seed in map(int, seeds.split(",")):
+        for variant in variants.split(","):
+            result = folder / "results" / f"{variant.replace(' ', '_')}-{seed}.json"
+            if not result.is_file():
+                record = _run_one(variant, seed=seed, config=config, evaluated=evaluated)
+                _write(result, {**record, "recipe": plain(config.optim), "digests": digests})
+
+
+def photographs(folder: Path, *, root: Path, seeds: str = "0,1,2,3,4", num_threads: int = 1) -> None:
+    """Fit on photographs of screws and toothbrushes, evaluate on others; nothing but numbers is kept of it.
+
+    Args:
+        folder: Working folder of the study.
+        root: Folder of the photographs (``mvtec/``, ``field/magnetic_tile``).
+        seeds: Seeds, separated by commas.
+        num_threads: Threads of torch.
+    """
+    torch.set_num_threads(num_threads)
+    mvtec, field = str(root / "mvtec"), root / "field" / "magnetic_tile"
+    config = _config(folder, ["--data.root", mvtec, "--data.categories", "screw,toothbrush"])
+    sources = {name: DataConfig(root=mvtec, categories=Names((name,))) for name in ("grid", "hazelnut_toy")}
+    sources["magnetic_tile"] = DataConfig(manifest=str(field / "labels.csv"), root=str(field / "images"))
+    evaluated = {name: _images(source, config) for name, source in sources.items()}
+    for seed in map(int, seeds.split(",")):
+        for variant in (ZERO_SHOT, "both"):
+            result = folder / "photographs" / f"{variant}-{seed}.json"
+            if not result.is_file():
+                record = _run_one(variant, seed=seed, config=config, evaluated=evaluated)
+                _write(result, {**record, "recipe": plain(config.optim)})
+
+
+def evaluate(folder: Path, *, bundle: str) -> None:
+    """Print what a bundle is worth on the pictures of the study, beside its backbone before fine-tuning.
+
+    Args:
+        folder: Working folder of the study, with its pictures.
+        bundle: Folder or ``s3://`` prefix of the bundle.
+    """
+    read = read_bundle(bundle)
+    before = build_model(dataclasses.replace(read.model, **VARIANTS[ZERO_SHOT]), seed=0)
+    models = {"before": before, "after": read.build()}
+    lines = ["", f"Bundle {bundle} (model_id {read.model_id[:12]}, {len(read.metrics)} epochs)", ""]
+    lines.append(" " * 36 + "".join(f"{shown:>14}" for shown in METRICS.values()))
+    for name, shown in (("seen", "families it was tuned on"), ("unseen", "families nobody saw")):
+        source = DataConfig(root=str(folder / name), **read.input)
+        images = build_images(read_labelled(source, seed=0), source, image_size=before.image_size)
+        for when, model in models.items():
+            found = _evaluate(model, images)
+            known = METRICS if when == "after" else ("image_auroc",)  # a patch head that learned nothing has no map
+            cells = "".join(f"{found[metric]:14.3f}" if metric in known else f"{'-':>14}" for metric in METRICS)
+            lines.append(f"{shown + ', ' + when:36}{cells}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def table(folder: Path) -> None:
+    """Collect the results, and write them to ``benchmarks/accuracy.json`` and as a table to the README.
+
+    Args:
+        folder: Working folder of the study.
+    """
+    collected = {
+        kind: [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / kind).glob("*.json"))]
+        for kind in SHOWN
+    }
+    RESULTS.write_text(json.dumps(collected, indent=1) + "\n", encoding="utf-8")
+    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    README.write_text(f"{before}{MARKS[0]}\n{render(collected)}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def render(collected: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Return the Markdown tables of collected results: mean and standard deviation over the seeds."""
+    return "\n\n".join(_render(collected[kind], sets) for kind, sets in SHOWN.items() if collected[kind])
+
+
+def _render(records: list[dict[str, Any]], sets: Mapping[str, tuple[str, ...]]) -> str:
+    columns = [(name, metric) for name, metrics in sets.items() for metric in metrics]
+    head = ["", *(f"{name.replace('_', ' ')}: {METRICS[metric]}" for name, metric in columns)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for variant in VARIANTS:
+        runs = [record["metrics"] for record in records if record["variant"] == variant]
+        if runs:
+            cells = [_cell([found[name][metric] for found in runs]) for name, metric in columns]
+            lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
+
+
+def _config(folder: Path, flags: list[str]) -> FinetuneConfig:
+    given = ["--config", str(RECIPE), "--data.root", str(folder / "train"), "--output", "unused", *flags]
+    return parse_config(FinetuneConfig, given, prog="accuracy.py", about="")
+
+
+def _images(source: DataConfig, config: FinetuneConfig) -> LabelledImages:
+    """Return the data set of ``source``, with its images made inputs as ``config`` says."""
+    source = dataclasses.replace(source, resize=config.data.resize, padding_color=config.data.padding_color)
+    assert config.model.image_size is not None  # FinetuneConfig settles it
+    return build_images(read_labelled(source, seed=0), source, image_size=config.model.image_size)
+
+
+def _run_one(
+    variant: str, *, seed: int, config: FinetuneConfig, evaluated: Mapping[str, LabelledImages]
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    model = build_model(dataclasses.replace(config.model, **VARIANTS[variant]), seed=seed)
+    epochs: list[dict[str, float]] = []
+    if variant != ZERO_SHOT:
+        torch.manual_seed(seed)
+        manifest = read_labelled(config.data, seed=seed)
+        train, nothing = (
+            build_images(rows, config.data, image_size=model.image_size) for rows in (manifest, manifest.slice(0, 0))
+        )
+        epochs = fit(
+            model,
+            train=train,
+            held_out=nothing,
+            loss=config.loss,
+            optim=config.optim,
+            seed=seed,
+            device=torch.device("cpu"),
+            num_threads=1,
+            state=None,
+            on_epoch=lambda state: logger.info("%s, seed %d: %s", variant, seed, state.metrics[-1]),
+        ).metrics
+    metrics = {name: _evaluate(model, images) for name, images in evaluated.items()}
+    logger.info("%s, seed %d, %.0f s: %s", variant, seed, time.perf_counter() - start, metrics)
+    return {"variant": variant, "seed": seed, "metrics": metrics, "epochs": epochs}
+
+
+def _evaluate(model: FeClipModel, images: LabelledImages) -> dict[str, float]:
+    return held_out_metrics(model, images, device=torch.device("cpu"), num_threads=1, context=nullcontext())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    backbone = build_model(_config(folder, []).model, seed=0).backbone_digest
+    return {"backbone": backbone, **{name: _pixels_digest(folder / name) for name in SETS}}
+
+
+def _pixels_digest(root: Path) -> str:
+    """Return the SHA-256 over names and pixels of all PNG files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.png")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(np.asarray(Image.open(path)).tobytes())
+    return digest.hexdigest()
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def main() -> int:
+    """Run one command; returns the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logger.setLevel(logging.INFO)
+    commands = [data, freeze, run, photographs, evaluate, table]
+    try:
+        auto_cli(commands, prog="accuracy.py", allow_abbrev=False)
+    except FeclipError as error:
+        logger.error("error: %s", error)  # noqa: TRY400 - one line for the user
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
