@@ -1,7 +1,7 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
 # make check  format, lint, types, import contracts, spelling, doctests
 # make test   every test but those marked slow
-# make demo   fine-tune on a small generated data set and show the result
+# make demo   fine-tune on generated pictures with two workers, and show what it was worth on others
 # make lock   compile requirements.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -36,14 +36,12 @@ test: env
 slow: env
 	$(BIN)/pytest -m slow
 
-demo: env runs/demo/mvtec
+demo: env runs/demo/pictures/unseen
 	$(BIN)/python jobs/finetune.py --config configs/demo.yaml
-	@echo "The bundle, its metrics by epoch and the images it has seen are in runs/demo/bundle:"
-	@cat runs/demo/bundle/metrics.json
+	@$(BIN)/python benchmarks/accuracy.py evaluate runs/demo/pictures --bundle runs/demo/bundle
 
-runs/demo/mvtec: | env
-	$(BIN)/python -m feclip.demo mvtec $@ --families finetuning --seed 0 --image_size 128 \
-		--num_train_good 4 --num_test_good 8 --num_per_defect 2
+runs/demo/pictures/unseen: | env
+	$(BIN)/python benchmarks/accuracy.py data runs/demo/pictures
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
