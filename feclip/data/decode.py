@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from feclip.errors import DataError
+from feclip.data.image_errors import ImageError, ImageErrorKind
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "decode_mask", "pixel_digest", "sha256"]
 
@@ -62,7 +62,7 @@ def decode_image(data: bytes, *, uri: str) -> _Pixels:
         Pixels of shape ``(H, W, 3)``, uint8.
 
     Raises:
-        DataError: If it is empty, no image, damaged, cut short, too large, or of unbounded pixel values.
+        ImageError: If it is empty, no image, damaged, cut short, too large, or of unbounded pixel values.
     """
     return _decoded(data, uri=uri, to_array=lambda image, _: _rgb(image, uri=uri))
 
@@ -82,7 +82,7 @@ def decode_mask(data: bytes, *, uri: str) -> npt.NDArray[np.bool_]:
         Mask of shape ``(H, W)``, true where anomalous.
 
     Raises:
-        DataError: As for `decode_image`.
+        ImageError: As for `decode_image`.
     """
     return _decoded(data, uri=uri, to_array=lambda image, kind: _mask(image, kind=kind, uri=uri))
 
@@ -127,7 +127,7 @@ def _decoded(
 ) -> npt.NDArray[_T]:
     if not data:
         msg = f"Cannot decode {uri}: the file is empty."
-        raise DataError(msg)
+        raise ImageError(msg, kind=ImageErrorKind.empty)
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_size(image, uri=uri)
@@ -135,18 +135,19 @@ def _decoded(
                 _check_png(data)
             image.load()
             return to_array(ImageOps.exif_transpose(image), image.format)  # the upright copy forgets its format
-    except DataError:
+    except ImageError:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:
-        msg = f"Cannot decode {uri}: {_plain_reason(error)}."
-        raise DataError(msg) from error
+        kind, reason = _plain_reason(error)
+        msg = f"Cannot decode {uri}: {reason}."
+        raise ImageError(msg, kind=kind) from error
 
 
 def _check_size(image: Image.Image, *, uri: str) -> None:
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         msg = f"Cannot decode {uri}: {size} pixels are more than the {MAX_PIXELS} that are allowed."
-        raise DataError(msg)
+        raise ImageError(msg, kind=ImageErrorKind.too_large)
 
 
 def _check_png(data: bytes) -> None:
@@ -155,15 +156,18 @@ def _check_png(data: bytes) -> None:
         image.verify()
 
 
-def _plain_reason(error: Exception) -> str:
+def _plain_reason(error: Exception) -> tuple[ImageErrorKind, str]:
     text = " ".join(str(error).split())
     if isinstance(error, UnidentifiedImageError):
-        return f"the content is no image in a known format ({', '.join(_FORMATS)}), whatever the name says"
+        known = ", ".join(_FORMATS)
+        reason = f"the content is no image in a known format ({known}), whatever the name says"
+        return ImageErrorKind.not_an_image, reason
     if isinstance(error, Image.DecompressionBombError):
-        return f"the image is larger than the {MAX_PIXELS} pixels that are allowed"
+        return ImageErrorKind.too_large, f"the image is larger than the {MAX_PIXELS} pixels that are allowed"
     if any(word in text.lower() for word in ("truncated", "unexpected end", "not enough data", "too short")):
-        return "the file is cut short"
-    return f"the file is damaged or of a kind that cannot be read ({text.rstrip('.') or type(error).__name__})"
+        return ImageErrorKind.truncated, "the file is cut short"
+    detail = text.rstrip(".") or type(error).__name__
+    return ImageErrorKind.damaged, f"the file is damaged or of a kind that cannot be read ({detail})"
 
 
 def _rgb(image: Image.Image, *, uri: str) -> _Pixels:
@@ -204,5 +208,5 @@ def _deep_values(image: Image.Image, *, uri: str) -> npt.NDArray[np.float32]:
     if not bool(np.all((values >= 0) & (values <= full))):  # false for NaN as well
         kind = "floating-point" if image.mode == "F" else "32-bit integer"
         msg = f"Cannot decode {uri}: {kind} pixels must lie in 0..{full}; save the image with 8 or 16 bits."
-        raise DataError(msg)
+        raise ImageError(msg, kind=ImageErrorKind.unsupported)
     return (values / np.float32(full)).astype(np.float32)

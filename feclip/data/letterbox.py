@@ -10,13 +10,16 @@ or more in width survives, one below 0.59 (2 - sqrt(2)) is lost, between them it
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from feclip.errors import DataError
+
+if TYPE_CHECKING:
+    import torch  # the process that decodes an archive does without: it is large and slow to load
 
 __all__ = ["Letterbox", "letterbox", "parse_padding_color", "squash", "uniform_border", "valid_tokens"]
 
@@ -215,7 +218,7 @@ def uniform_border(image: _Pixels, *, padding_color: str = "white", tolerance: i
     return valid
 
 
-def valid_tokens(valid_pixels: torch.Tensor, *, patch_size: int) -> torch.Tensor:
+def valid_tokens(valid_pixels: "torch.Tensor", *, patch_size: int) -> "torch.Tensor":
     """Reduce valid pixels to the token grid: a token is valid if any of its pixels is.
 
     Args:
@@ -226,6 +229,7 @@ def valid_tokens(valid_pixels: torch.Tensor, *, patch_size: int) -> torch.Tensor
         Shape ``(B, H_t, W_t)``, bool.
 
     Example:
+        >>> import torch
         >>> pixels = torch.zeros(1, 4, 4, dtype=torch.bool)
         >>> pixels[0, 3, 0] = True
         >>> valid_tokens(pixels, patch_size=2).tolist()
