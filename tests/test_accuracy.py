@@ -1,0 +1,35 @@
+"""The study of the demonstration: its tables are what its results say, and the recipe still learns."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("accuracy", REPOSITORY / "benchmarks" / "accuracy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["accuracy"] = module  # where dataclasses and jsonargparse look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_shows_what_the_results_say(study: ModuleType) -> None:
+    collected = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+    readme = study.README.read_text(encoding="utf-8")
+    assert f"{study.MARKS[0]}\n{study.render(collected)}\n{study.MARKS[1]}" in readme
+
+
+def test_every_result_is_of_the_frozen_backbone_and_pictures(study: ModuleType) -> None:
+    frozen = json.loads(study.FROZEN.read_text(encoding="utf-8"))
+    records = json.loads(study.RESULTS.read_text(encoding="utf-8"))["results"]
+    assert records
+    assert all(record["digests"] == frozen for record in records)
