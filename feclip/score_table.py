@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from feclip.data.valid_region import unpack_valid_pixels
+from feclip.data import unpack_valid_pixels
 from feclip.errors import RunError
-from feclip.model.map_statistics import map_statistics
+from feclip.model import map_statistics
 
 __all__ = [
     "SCORE_SCHEMA",

@@ -18,11 +18,9 @@ import numpy.typing as npt
 import torch
 
 from feclip.bundle import Bundle
-from feclip.data import valid_tokens
-from feclip.data.prepare import InputOptions
+from feclip.data import InputOptions, valid_tokens
 from feclip.errors import BundleError, ConfigError, RunError
-from feclip.model.map_statistics import MapStatistics, map_statistics, num_top_pixels
-from feclip.model.precision import autocast
+from feclip.model import MapStatistics, autocast, map_statistics, num_top_pixels
 from feclip.score_table import pack_token_map
 
 __all__ = ["BATCH_SIZE", "Scorer", "Scores", "input_options"]

@@ -10,10 +10,14 @@ from feclip.data.dataset import (
     read_valid_mask,
 )
 from feclip.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, decode_mask, pixel_digest, sha256
+from feclip.data.fetch import FetchedImage, fetch_and_decode
+from feclip.data.guarded_decode import GuardedDecoder
+from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
+from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
     FileEntry,
@@ -30,6 +34,7 @@ from feclip.data.storage import (
     read_bytes,
     write_bytes,
 )
+from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -37,13 +42,20 @@ __all__ = [
     "MANIFEST_SCHEMA",
     "MAX_PIXELS",
     "Batch",
+    "FetchedImage",
     "FileEntry",
+    "GuardedDecoder",
+    "ImageError",
+    "ImageErrorKind",
+    "InputOptions",
     "LabelledImages",
     "Letterbox",
+    "PreparedImage",
     "Sample",
     "Split",
     "StorageForbiddenError",
     "StorageMissingError",
+    "ValidBox",
     "absolute_uri",
     "assign_splits",
     "build_manifest",
@@ -53,6 +65,7 @@ __all__ = [
     "decode_mask",
     "delete",
     "exists",
+    "fetch_and_decode",
     "inspect_rows",
     "is_dir",
     "is_local",
@@ -60,9 +73,11 @@ __all__ = [
     "letterbox",
     "list_files",
     "overlap_check",
+    "pack_valid_pixels",
     "parse_padding_color",
     "pixel_digest",
     "prefetched_batches",
+    "prepare_image",
     "read_bytes",
     "read_image_mask",
     "read_manifest",
@@ -71,6 +86,7 @@ __all__ = [
     "sha256",
     "squash",
     "uniform_border",
+    "unpack_valid_pixels",
     "valid_tokens",
     "write_bytes",
 ]

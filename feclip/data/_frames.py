@@ -39,8 +39,9 @@ def send_frame(connection: socket.socket, header: dict[str, Any], body: bytes, *
     text = json.dumps(header).encode()
     _await_until(connection, deadline)
     connection.sendall(_LENGTHS.pack(len(text), len(body)) + text)
-    _await_until(connection, deadline)
-    connection.sendall(body)
+    if body:  # a send of nothing fails too once the other side, which has read all there is, closes the connection
+        _await_until(connection, deadline)
+        connection.sendall(body)
 
 
 def receive_frame(

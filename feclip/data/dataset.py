@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import Dataset
 
 from feclip.data.decode import decode_image, decode_mask
-from feclip.data.letterbox import letterbox, parse_padding_color, squash, uniform_border
+from feclip.data.letterbox import uniform_border
+from feclip.data.prepare import InputOptions
 from feclip.data.storage import read_bytes
 from feclip.errors import DataError
 
@@ -89,6 +90,7 @@ class LabelledImages(Dataset[Sample]):
             colour that the image brings; ``mask_uri``: also what the file in the column ``valid_mask_uri`` excludes.
 
     Attributes:
+        options: How an image becomes an input.
         category_index: Shape ``(N,)``, int64: the category of each row, counted from zero in the order of their names.
 
     Raises:
@@ -96,13 +98,9 @@ class LabelledImages(Dataset[Sample]):
     """
 
     def __init__(self, table: pa.Table, *, image_size: int, resize: str, padding_color: str, valid_region: str) -> None:
-        _check_option("resize", resize, known=("letterbox", "squash"))
-        _check_option("valid_region", valid_region, known=("letterbox", "uniform_border", "mask_uri"))
-        parse_padding_color(padding_color)
-        self.image_size = image_size
-        self.resize = resize
-        self.padding_color = padding_color
-        self.valid_region = valid_region
+        self.options = InputOptions(
+            image_size=image_size, resize=resize, padding_color=padding_color, valid_region=valid_region
+        )
         names = ("uri", "label", "mask_uri", "has_mask", "valid_mask_uri")
         self._uris, self._labels, self._mask_uris, self._has_mask, self._valid_mask_uris = (
             table[name].to_pylist() for name in names
@@ -133,13 +131,10 @@ class LabelledImages(Dataset[Sample]):
         """
         uri = self._uris[index]
         image = decode_image(read_bytes(uri), uri=uri)
-        if self.resize == "squash":
-            pixels, record = squash(image, image_size=self.image_size)
-        else:
-            pixels, record = letterbox(image, image_size=self.image_size, padding_color=self.padding_color)
+        pixels, record = self.options.place(image)
         mask_uri = self._mask_uris[index]
         if mask_uri is None:
-            gt_mask = np.zeros((self.image_size, self.image_size), np.bool_)
+            gt_mask = np.zeros(pixels.shape[:2], np.bool_)
         else:
             mask = read_image_mask(mask_uri, image_uri=uri, image_shape=image.shape, label=self._labels[index])
             gt_mask = record.place(mask)
@@ -156,9 +151,9 @@ class LabelledImages(Dataset[Sample]):
 
     def _source_valid(self, index: int, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
         """Return where the source file shows the scene, shape ``(h, w)``; None for everywhere."""
-        if self.valid_region == "uniform_border":
-            return uniform_border(image, padding_color=self.padding_color)
-        if self.valid_region == "mask_uri":
+        if self.options.valid_region == "uniform_border":
+            return uniform_border(image, padding_color=self.options.padding_color)
+        if self.options.valid_region == "mask_uri":
             return read_valid_mask(self._valid_mask_uris[index], image_uri=self._uris[index], image_shape=image.shape)
         return None
 
@@ -270,9 +265,3 @@ def prefetched_batches(
             yield collate([future.result() for future in futures])
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_option(name: str, value: str, *, known: Sequence[str]) -> None:
-    if value not in known:
-        msg = f"data.{name} must be one of {', '.join(known)}, got {value!r}."
-        raise DataError(msg)

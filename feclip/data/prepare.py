@@ -3,7 +3,8 @@
 Shapes: S side of the model input, h x w the source image, all in pixels.
 
 Needs Pillow and numpy only, and no storage: it is what the decoding process of `guarded_decode` runs, and what a plain
-loop may call in its own process. The steps and their order are those of `LabelledImages`.
+loop may call in its own process. `LabelledImages` places its images by the same
+`InputOptions`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from feclip.data.decode import decode_image, decode_mask
 from feclip.data.image_errors import ImageError, ImageErrorKind
-from feclip.data.letterbox import letterbox, parse_padding_color, squash, uniform_border
+from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 from feclip.errors import DataError
 
@@ -50,6 +51,19 @@ class InputOptions:
         if self.image_size < 1:
             msg = f"image_size must be at least 1 pixel, got {self.image_size}."
             raise DataError(msg)
+
+    def place(self, image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], Letterbox]:
+        """Bring a decoded image to the model's input.
+
+        Args:
+            image: Shape ``(h, w, 3)``, RGB.
+
+        Returns:
+            Pixels, shape ``(S, S, 3)``, and where on them the image lies.
+        """
+        if self.resize == "squash":
+            return squash(image, image_size=self.image_size)
+        return letterbox(image, image_size=self.image_size, padding_color=self.padding_color)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,10 +111,7 @@ def prepare_image(
         ImageError: If the image or its mask cannot be decoded, or the mask does not fit.
     """
     image = decode_image(data, uri=uri)
-    if options.resize == "squash":
-        pixels, record = squash(image, image_size=options.image_size)
-    else:
-        pixels, record = letterbox(image, image_size=options.image_size, padding_color=options.padding_color)
+    pixels, record = options.place(image)
     valid = record.valid_pixels()
     if options.valid_region == "uniform_border":
         valid = record.place(uniform_border(image, padding_color=options.padding_color))

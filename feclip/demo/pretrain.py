@@ -103,8 +103,7 @@ def create_clip(seed: int) -> open_clip.CLIP:
 def explicit_attention(visual: VisionTransformer) -> Iterator[None]:
     """Let the image tower multiply queries and keys by matrix products, as for attention weights that somebody reads.
 
-    Measured on one core with AVX512-BF16, 32 images, 197 tokens: torch's fused attention took two thirds of a step in
-    bfloat16, and a whole step 0.36 s with it against 0.23 s without.
+    torch's fused attention is slow in bfloat16 on processors: ``benchmarks/attention.py`` compares the two.
     """
 
     def want_weights(
@@ -139,6 +138,7 @@ def train(
     heads = create_heads(config.seed, width=clip.visual.transformer.width)
     parameters = [*clip.parameters(), *heads.parameters()]
     optimizer = _create_optimizer(parameters, config)
+    attention = explicit_attention if config.precision == "bfloat16" else contextlib.nullcontext
     history: list[dict[str, float]] = []
     for step in range(config.steps):
         start = time.perf_counter()
@@ -152,7 +152,7 @@ def train(
             image_size=IMAGE_SIZE,
             strong_share=config.strong_share_at(step),
         )
-        with explicit_attention(clip.visual):
+        with attention(clip.visual):
             losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
         loss = losses["contrastive"] + config.twin_weight * losses["twin"]
         loss = loss + config.token_weight_at(step) * losses["token"]

@@ -8,23 +8,22 @@ the gradients of the ranks are summed. An uneven last shard is thereby weighted 
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from feclip.config import LossConfig, OptimConfig, Precision
+from feclip.config import LossConfig, OptimConfig
 from feclip.data import Batch, LabelledImages, prefetched_batches, valid_tokens
 from feclip.errors import RunError
-from feclip.model import FeClipModel, LossTerms, fe_clip_loss_terms
+from feclip.model import FeClipModel, LossTerms, autocast, fe_clip_loss_terms
 from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
 from feclip.training.held_out import held_out_metrics
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
 
-__all__ = ["autocast", "fit"]
+__all__ = ["fit"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,23 +95,6 @@ def fit(
         state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
         on_epoch(state)
     return state
-
-
-def autocast(precision: Precision, *, device: torch.device) -> torch.autocast | nullcontext[None]:
-    """Return the context in which the trunk computes.
-
-    ``auto`` takes bfloat16 where the device multiplies it natively: GPUs from Ampere on, CPUs with AMX. Elsewhere it
-    is emulated and was measured 8 times slower than float32.
-    """
-    if precision is Precision.auto:
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            native = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-        precision = Precision.bfloat16 if native else Precision.float32
-    if precision is Precision.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def _replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
