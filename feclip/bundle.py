@@ -4,8 +4,9 @@
     adapters.safetensors  trained tensors only (adapters, patch head); the frozen CLIP is never copied
     images.parquet        every image that trained or selected it: role, split, sha256, digest of the decoded pixels
     metrics.json          what training measured, by epoch
+    calibration.json      thresholds and normalisation; absent until calibrated
 
-config.json names the sha256 of the other three and goes last, so a folder without it is no bundle, and a folder in
+config.json names the sha256 of the others and goes last, so a folder without it is no bundle, and a folder in
 which old and new files are mixed is refused. Nothing here is pickled.
 """
 
@@ -25,18 +26,20 @@ from safetensors.torch import load, save
 
 from feclip import __version__
 from feclip.building import build_model
+from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
 from feclip.model import FeClipModel, build_prompts, tensor_digest
 
-__all__ = ["Bundle", "read_bundle", "write_bundle"]
+__all__ = ["Bundle", "read_bundle", "write_bundle", "write_calibrated"]
 
 SCHEMA = 1
 CONFIG_FILE = "config.json"
 ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
+CALIBRATION_FILE = "calibration.json"
 CONFIG_KEYS = (
     "backbone_digest",
     "feclip_version",
@@ -75,6 +78,8 @@ class Bundle:
     """What training measured, one record per epoch."""
     training: dict[str, Any]
     """The config of the run that wrote it."""
+    calibration: Calibration | None = None
+    """Thresholds and normalisation; None until calibrated."""
 
     def build(self, *, pretrained: str | None = None) -> FeClipModel:
         """Load the backbone and put the trained tensors on it.
@@ -146,6 +151,44 @@ def write_bundle(
     return str(record["model_id"])
 
 
+def write_calibrated(uri: str, *, bundle: Bundle, calibration: Calibration, images: pa.Table) -> None:
+    """Write a bundle again, with thresholds; each file appears whole or not at all, and ``config.json`` last.
+
+    Args:
+        uri: Folder or ``s3://`` prefix, another than the bundle's own.
+        bundle: The bundle that was calibrated.
+        calibration: Its thresholds.
+        images: Images that calibrated it: ``uri``, ``sha256``, and further columns that the bundle's images have.
+
+    Raises:
+        BundleError: If the calibration is of another model.
+        StorageError: If a file cannot be read or written.
+    """
+    if calibration.model_id != bundle.model_id:
+        msg = f"{bundle.uri} is model {bundle.model_id[:12]}, the calibration is of {calibration.model_id[:12]}."
+        raise BundleError(msg)
+    fields = [pa.array([None] * len(images), field.type) for field in bundle.images.schema]
+    added = pa.table(fields, schema=pa.schema([field.with_nullable(True) for field in bundle.images.schema]))
+    known = {name: images[name] for name in images.column_names if name in added.column_names}
+    known["role"] = pa.array(["calibrated"] * len(images), pa.string())
+    for name, column in known.items():
+        index = added.schema.get_field_index(name)
+        added = added.set_column(index, added.schema.field(index), column.cast(added.schema.field(index).type))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables([bundle.images.cast(added.schema), added]), sink)
+    files = {
+        ADAPTERS_FILE: read_bytes(join_uri(bundle.uri, ADAPTERS_FILE)),
+        IMAGES_FILE: sink.getvalue().to_pybytes(),
+        METRICS_FILE: read_bytes(join_uri(bundle.uri, METRICS_FILE)),
+        CALIBRATION_FILE: _json(calibration.to_json()),
+    }
+    record = json.loads(read_bytes(join_uri(bundle.uri, CONFIG_FILE)))
+    record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    for name, content in files.items():
+        write_bytes(join_uri(uri, name), content)
+    write_bytes(join_uri(uri, CONFIG_FILE), _json(record))
+
+
 def read_bundle(uri: str) -> Bundle:
     """Read and check a bundle without loading its backbone.
 
@@ -163,7 +206,9 @@ def read_bundle(uri: str) -> Bundle:
         msg = f"{where} has schema {config.get('schema')!r}; this feclip {__version__} reads schema {SCHEMA}."
         raise BundleError(msg)
     _require_keys(config, CONFIG_KEYS, where=where)
-    _require_keys(config["files"], (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE), where=f"{where}: files")
+    named = config["files"] if isinstance(config["files"], Mapping) else {}
+    calibrated = (CALIBRATION_FILE,) if CALIBRATION_FILE in named else ()
+    _require_keys(config["files"], (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE, *calibrated), where=f"{where}: files")
     _require_keys(config["input"], INPUT_FIELDS, where=f"{where}: input")
     files = {name: _checked(join_uri(uri, name), sha256=digest) for name, digest in config["files"].items()}
     try:
@@ -186,7 +231,19 @@ def read_bundle(uri: str) -> Bundle:
         images=images,
         metrics=_parsed(files[METRICS_FILE], where=join_uri(uri, METRICS_FILE))["epochs"],
         training=config["training"],
+        calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=config["model_id"]),
     )
+
+
+def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibration | None:
+    if content is None:
+        return None
+    where = join_uri(uri, CALIBRATION_FILE)
+    calibration = read_calibration(_parsed(content, where=where), where=where)
+    if calibration.model_id != model_id:
+        msg = f"{where} is of model {calibration.model_id[:12]}, the bundle of {model_id[:12]}; calibrate again."
+        raise BundleError(msg)
+    return calibration
 
 
 def _model_id(record: Mapping[str, Any], adapters: Mapping[str, torch.Tensor]) -> str:

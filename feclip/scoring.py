@@ -105,6 +105,7 @@ class Scorer:
             raise BundleError(msg)
         self._model = bundle.build(pretrained=pretrained).to(self.device).eval()
         self.token_grid = self._model.token_grid
+        self.image_size = self._model.image_size
 
     @torch.inference_mode()
     def score(self, pixels: npt.NDArray[np.uint8], valid_pixels: npt.NDArray[np.bool_]) -> Scores:

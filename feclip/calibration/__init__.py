@@ -15,7 +15,7 @@ from feclip.calibration.fitting import fit
 from feclip.calibration.in_process import calibrate
 from feclip.calibration.levels import Variant, num_needed, parse_percentile, rank_of, rate_interval
 from feclip.calibration.normals import Detail, Query, Survey, count_detail, plan_query, survey_scores
-from feclip.calibration.options import CalibrationOptions, Normalization, Rule, Statistic, StatisticOptions
+from feclip.calibration.options import CalibrationOptions, Normalization, Percentiles, Rule, Statistic, StatisticOptions
 from feclip.calibration.reading import read_calibration
 from feclip.calibration.record import Calibration, Decision, Fitted, GroupCalibration, Observed, Threshold
 
@@ -28,6 +28,7 @@ __all__ = [
     "GroupCalibration",
     "Normalization",
     "Observed",
+    "Percentiles",
     "Query",
     "Rule",
     "Statistic",

@@ -1,7 +1,7 @@
 """What a calibration is asked for, and of which statistics."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
 from typing import TypeVar
@@ -9,11 +9,17 @@ from typing import TypeVar
 from feclip.calibration.levels import Variant, parse_percentile, split_percentile
 from feclip.errors import ConfigError
 
-__all__ = ["CalibrationOptions", "Normalization", "Rule", "Statistic", "StatisticOptions"]
+__all__ = ["CalibrationOptions", "Normalization", "Percentiles", "Rule", "Statistic", "StatisticOptions"]
 
 LARGEST_TRIM = 0.5  # more than half of the "normals" being anomalies is no calibration set
 
 _Enum = TypeVar("_Enum", bound=StrEnum)
+
+
+class Percentiles(tuple[str, ...]):
+    """Percentiles as exact decimals, written ``99.5,99.9``."""
+
+    __slots__ = ()
 
 
 class Statistic(StrEnum):
@@ -80,8 +86,8 @@ class CalibrationOptions:
     Enum fields also take their names, and percentiles numbers.
     """
 
-    percentiles: tuple[str, ...] = ("99.5",)
-    """Percentiles of the normal scores, percent; the first one decides."""
+    percentiles: Percentiles = field(default=Percentiles(("99.5",)))
+    """Percentiles of the normal scores, percent, written 99.5,99.9; the first one decides."""
     variant: Variant = Variant.percentile
     """Which order statistic decides; the other one is recorded beside it."""
     rule: Rule = Rule.image
@@ -105,7 +111,7 @@ class CalibrationOptions:
             msg = f"percentiles must be one or more different numbers, got {list(self.percentiles)}."
             raise ConfigError(msg)
         set_field = object.__setattr__  # frozen: this is where the fields are born
-        set_field(self, "percentiles", values)
+        set_field(self, "percentiles", Percentiles(values))
         set_field(self, "variant", _member(Variant, self.variant, name="variant"))
         set_field(self, "rule", _member(Rule, self.rule, name="rule"))
         set_field(self, "pixel_statistic", _member(Statistic, self.pixel_statistic, name="pixel_statistic"))

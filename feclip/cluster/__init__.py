@@ -1,5 +1,8 @@
 """The only room that imports ray: what the library does, spread over a cluster."""
 
+from feclip.cluster.calibrate import calibrate
+from feclip.cluster.decide import decide
 from feclip.cluster.finetune import finetune
+from feclip.cluster.score import score
 
-__all__ = ["finetune"]
+__all__ = ["calibrate", "decide", "finetune", "score"]

@@ -9,7 +9,7 @@ from feclip.config import FinetuneConfig
 from feclip.data import absolute_uri
 from feclip.errors import ConfigError
 
-__all__ = ["absolute_paths"]
+__all__ = ["absolute_path", "absolute_paths"]
 
 
 def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
@@ -22,21 +22,30 @@ def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
     pretrained = config.model.pretrained
     assert pretrained is not None  # FinetuneConfig settles it
     if pretrained.endswith((".pt", ".safetensors")) or os.sep in pretrained:
-        pretrained = _absolute("model.pretrained", pretrained)
+        pretrained = absolute_path("model.pretrained", pretrained)
     data = dataclasses.replace(
         config.data,
-        root=None if config.data.root is None else _absolute("data.root", config.data.root),
-        manifest=None if config.data.manifest is None else _absolute("data.manifest", config.data.manifest),
+        root=None if config.data.root is None else absolute_path("data.root", config.data.root),
+        manifest=None if config.data.manifest is None else absolute_path("data.manifest", config.data.manifest),
     )
     return dataclasses.replace(
         config,
         data=data,
         model=dataclasses.replace(config.model, pretrained=pretrained),
-        output=_absolute("output", config.output),
+        output=absolute_path("output", config.output),
     )
 
 
-def _absolute(field: str, path: str) -> str:
+def absolute_path(field: str, path: str) -> str:
+    """Return an absolute path, or the URI as it is.
+
+    Args:
+        field: Name of the config field, for the message.
+        path: Path or URI.
+
+    Raises:
+        ConfigError: If it is relative in a submitted job.
+    """
     absolute = absolute_uri(path)
     if is_submitted_job() and absolute != path and not Path(path).is_absolute():
         msg = (

@@ -12,7 +12,7 @@ from ray._private.state import state as cluster_state  # what Ray Train asks too
 from feclip.config import ClusterConfig
 from feclip.errors import ConfigError, RunError
 
-__all__ = ["is_submitted_job", "require_resources", "session"]
+__all__ = ["is_submitted_job", "require_actors", "require_resources", "session"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +70,7 @@ def require_resources(config: ClusterConfig) -> None:
     Raises:
         ConfigError: If the cluster is too small.
     """
-    limits = cluster_state.get_max_resources_from_cluster_config()  # None where nothing scales the cluster
-    available = limits if limits is not None else ray.cluster_resources()
+    available = _resources()
     for resource, wanted in (("CPU", True), ("GPU", config.use_gpu)):
         needed, found = config.num_workers * wanted, available.get(resource, 0)
         if needed > found:
@@ -81,3 +80,28 @@ def require_resources(config: ClusterConfig) -> None:
                 + (" or set cluster.use_gpu to false." if resource == "GPU" else " or use a larger cluster.")
             )
             raise ConfigError(msg)
+
+
+def require_actors(*, num_actors: int, gpus_per_actor: float) -> None:
+    """Check that the cluster has, or can grow to, what the scoring actors ask for and a CPU to decode beside them.
+
+    Raises:
+        ConfigError: If the cluster is too small.
+    """
+    available = _resources()
+    for resource, needed in (("CPU", num_actors + 1), ("GPU", num_actors * gpus_per_actor)):
+        found = available.get(resource, 0)
+        if needed > found:
+            msg = (
+                f"score.num_actors={num_actors} needs {needed:g} {resource}s"
+                + (", one of them to decode" if resource == "CPU" else f" (score.gpus_per_actor={gpus_per_actor:g})")
+                + f", but the cluster has {found:g}; lower score.num_actors or use a larger cluster."
+            )
+            raise ConfigError(msg)
+
+
+def _resources() -> dict[str, float]:
+    """Return what the cluster has or can grow to."""
+    limits = cluster_state.get_max_resources_from_cluster_config()  # None where nothing scales the cluster
+    found: dict[str, float] = limits if limits is not None else ray.cluster_resources()
+    return found

@@ -21,6 +21,7 @@ from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
     FileEntry,
+    FolderEntry,
     StorageForbiddenError,
     StorageMissingError,
     absolute_uri,
@@ -30,6 +31,7 @@ from feclip.data.storage import (
     is_dir,
     is_local,
     join_uri,
+    list_children,
     list_files,
     read_bytes,
     write_bytes,
@@ -44,6 +46,7 @@ __all__ = [
     "Batch",
     "FetchedImage",
     "FileEntry",
+    "FolderEntry",
     "GuardedDecoder",
     "ImageError",
     "ImageErrorKind",
@@ -71,6 +74,7 @@ __all__ = [
     "is_local",
     "join_uri",
     "letterbox",
+    "list_children",
     "list_files",
     "overlap_check",
     "pack_valid_pixels",

@@ -186,22 +186,48 @@ def list_objects(uri: str, *, page_size: int | None = None) -> Iterator[ObjectEn
     Raises:
         StorageError: If the bucket is missing or forbidden, or the store fails.
     """
+    for page in _pages(uri, MaxKeys=page_size or PAGE_SIZE):
+        yield from map(_entry, page.get("Contents", ()))
+
+
+def list_children(uri: str) -> Iterator[ObjectEntry | str]:
+    """Walk through one level of a prefix that ends with a slash, page by page.
+
+    Args:
+        uri: ``s3://bucket/prefix/``.
+
+    Yields:
+        One entry for each object directly there, and the key of each deeper prefix, which ends with a slash.
+
+    Raises:
+        StorageError: As `list_objects`.
+    """
+    for page in _pages(uri, MaxKeys=PAGE_SIZE, Delimiter="/"):
+        yield from map(_entry, page.get("Contents", ()))
+        for prefix in page.get("CommonPrefixes", ()):
+            yield prefix["Prefix"]
+
+
+def _pages(uri: str, **options: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - botocore's
     token: str | None = None
     while True:
 
         async def request(client: Any, bucket: str, key: str, *, after: str | None = token) -> dict[str, Any]:  # noqa: ANN401
             more = {"ContinuationToken": after} if after else {}
-            listing = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=page_size or PAGE_SIZE, **more)
+            listing = client.list_objects_v2(Bucket=bucket, Prefix=key, **options, **more)
             page: dict[str, Any] = await asyncio.wait_for(listing, ANSWER_SECONDS)
             return page
 
         page = _request(request, uri=uri, action="list")
-        for item in page.get("Contents", ()):
-            etag = item.get("ETag")
-            yield ObjectEntry(item["Key"], int(item["Size"]), etag.strip('"') if etag else None)
+        yield page
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
             return
+
+
+def _entry(item: dict[str, Any]) -> ObjectEntry:
+    etag = item.get("ETag")
+    return ObjectEntry(item["Key"], int(item["Size"]), etag.strip('"') if etag else None)
 
 
 def _request(function: Callable[[Any, str, str], Awaitable[_T]], *, uri: str, action: str) -> _T:

@@ -17,6 +17,7 @@ from feclip.errors import StorageError
 
 __all__ = [
     "FileEntry",
+    "FolderEntry",
     "StorageForbiddenError",
     "StorageMissingError",
     "absolute_uri",
@@ -26,6 +27,7 @@ __all__ = [
     "is_dir",
     "is_local",
     "join_uri",
+    "list_children",
     "list_files",
     "read_bytes",
     "write_bytes",
@@ -42,6 +44,13 @@ class FileEntry(NamedTuple):
     """Bytes."""
     etag: str | None
     """Entity tag of an object, without quotes; None for a local file."""
+
+
+class FolderEntry(NamedTuple):
+    """One folder of a listing of one level."""
+
+    uri: str
+    """As it can be listed; that of a prefix ends with a slash, since the name of a folder may be empty in S3."""
 
 
 def is_local(uri: str) -> bool:
@@ -221,13 +230,38 @@ def list_files(uri: str) -> Iterator[FileEntry]:
         return
     bucket, _ = _object_store.split_uri(uri)
     empty = True
-    for entry in _object_store.list_objects(uri.rstrip("/") + "/"):
+    for entry in _object_store.list_objects(uri if uri.endswith("/") else uri + "/"):
         empty = False
         if not entry.key.endswith("/"):  # a folder's marker, written by some browsers of object storage
             yield FileEntry(f"{_S3}{bucket}/{entry.key}", entry.size, entry.etag)
     if empty and uri.rstrip("/") != f"{_S3}{bucket}" and _object_store.object_exists(uri.rstrip("/")):
         msg = f"Cannot list {uri}: it is an object where a folder is expected."
         raise StorageError(msg)
+
+
+def list_children(uri: str) -> Iterator[FileEntry | FolderEntry]:
+    """List one level of a folder; objects come page by page.
+
+    Args:
+        uri: Folder. A missing one holds nothing.
+
+    Yields:
+        One entry for each file and each folder directly there. A marker of the folder itself, which some browsers of
+        object storage write, is no file.
+
+    Raises:
+        StorageError: If the place is a file, or storage cannot be listed.
+    """
+    if is_local(uri):
+        for path, size in _local_files.children(_path(uri)):
+            yield FolderEntry(str(path)) if size is None else FileEntry(str(path), size, None)
+        return
+    bucket, _ = _object_store.split_uri(uri)
+    for entry in _object_store.list_children(uri if uri.endswith("/") else uri + "/"):
+        if isinstance(entry, str):
+            yield FolderEntry(f"{_S3}{bucket}/{entry}")
+        elif not entry.key.endswith("/"):
+            yield FileEntry(f"{_S3}{bucket}/{entry.key}", entry.size, entry.etag)
 
 
 def check_writable(uri: str) -> None:

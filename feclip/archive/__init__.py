@@ -1,0 +1,40 @@
+"""An archive and its score table: the frozen listing, the run that holds an output, and what happens to a slice."""
+
+from feclip.archive.listing import Block, ListedFile, Part, Source, list_part, plan_parts, write_numbered
+from feclip.archive.run import LISTING_FOLDER, SUMMARY_FILE, Run, find_run, scored_options, slice_name
+from feclip.archive.slices import (
+    FetchedSlice,
+    Tally,
+    check_slices,
+    decide_slice,
+    fetch_slice,
+    publish_slice,
+    read_scores,
+    score_slice,
+    slices_with_errors,
+)
+
+__all__ = [
+    "LISTING_FOLDER",
+    "SUMMARY_FILE",
+    "Block",
+    "FetchedSlice",
+    "ListedFile",
+    "Part",
+    "Run",
+    "Source",
+    "Tally",
+    "check_slices",
+    "decide_slice",
+    "fetch_slice",
+    "find_run",
+    "list_part",
+    "plan_parts",
+    "publish_slice",
+    "read_scores",
+    "score_slice",
+    "scored_options",
+    "slice_name",
+    "slices_with_errors",
+    "write_numbered",
+]

@@ -1,0 +1,316 @@
+"""What happens to one slice of an archive: fetched, scored, published, decided, checked. Each step runs anywhere.
+
+    fetched = fetch_slice(run, index, decoder=...)        uint8 pixels and what is known of each image
+    table = score_slice(run, fetched, scorer=...)         the slice of the score table
+    publish_slice(run, index, table, calibration=...)     one file that is there or not
+
+Storage that fails is tried again for as long as the caller says; after that the slice stays without a file.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from feclip.archive.listing import MASK_COLUMN
+from feclip.archive.run import Run, slice_name
+from feclip.calibration import Calibration, decide
+from feclip.config import OPTIONAL_COLUMNS
+from feclip.data import (
+    FetchedImage,
+    GuardedDecoder,
+    StorageForbiddenError,
+    StorageMissingError,
+    delete,
+    fetch_and_decode,
+    join_uri,
+    read_bytes,
+    unpack_valid_pixels,
+    write_bytes,
+)
+from feclip.errors import RunError, StorageError
+from feclip.score_table import SCORE_SCHEMA, build_score_table
+from feclip.scoring import Scorer
+
+__all__ = [
+    "FetchedSlice",
+    "Tally",
+    "check_slices",
+    "decide_slice",
+    "fetch_slice",
+    "publish_slice",
+    "read_scores",
+    "score_slice",
+    "slices_with_errors",
+]
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_FETCHED = pa.schema(
+    [
+        pa.field("row_id", pa.int64()),
+        *(SCORE_SCHEMA.field(name) for name in ("sha256", "width", "height", "valid_box", "valid_mask")),
+        *(SCORE_SCHEMA.field(name) for name in ("error", "error_kind")),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FetchedSlice:
+    """The images of one slice, M of its N rows decoded."""
+
+    index: int
+    """Number of the slice, from zero."""
+    rows: list[dict[str, Any]]
+    """For each of the N images its ``row_id`` and what is known before the model sees it."""
+    pixels: bytes
+    """uint8, shape ``(M, S, S, 3)``, those without an error in the order of the rows."""
+
+    def pack_rows(self) -> bytes:
+        """Return the rows as an Arrow stream, for a way between processes."""
+        sink = pa.BufferOutputStream()
+        table = pa.Table.from_pylist(self.rows, schema=_FETCHED)
+        with pa.ipc.new_stream(sink, _FETCHED) as writer:
+            writer.write_table(table)
+        packed: bytes = sink.getvalue().to_pybytes()
+        return packed
+
+    @classmethod
+    def unpack(cls, index: int, *, rows: bytes, pixels: bytes) -> Self:
+        """Bring back a slice from its packed rows and its pixels."""
+        found = pa.ipc.open_stream(rows).read_all().to_pylist()
+        known = [{name: value for name, value in row.items() if value is not None} for row in found]
+        return cls(index=index, rows=known, pixels=pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What a set of slices holds; tallies add up."""
+
+    num_images: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    """Images without a score, by kind."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """Decided images: normal, anomalous."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            num_images=self.num_images + other.num_images,
+            errors=self.errors + other.errors,
+            labels=self.labels + other.labels,
+        )
+
+
+def fetch_slice(
+    run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8, patience_seconds: float = 120.0
+) -> FetchedSlice:
+    """Read and decode the images of a slice.
+
+    Args:
+        run: The run.
+        index: Number of the slice, from zero.
+        decoder: Where the images are decoded.
+        num_readers: Images that are read at the same time.
+        patience_seconds: How long one read is tried again while storage fails.
+
+    Raises:
+        StorageError: If storage keeps failing; nothing is known of the slice then.
+        RunError: If the listing lacks the slice, or no decoder can be started.
+    """
+    listing = patiently(lambda: run.read_listing(index), seconds=patience_seconds)
+    images = listing.select(["uri", "size", MASK_COLUMN]).to_pylist()
+
+    def fetch(image: dict[str, Any]) -> FetchedImage:
+        return patiently(
+            lambda: fetch_and_decode(
+                image["uri"], decoder=decoder, size=image["size"], valid_mask_uri=image[MASK_COLUMN]
+            ),
+            seconds=patience_seconds,
+        )
+
+    pool = ThreadPoolExecutor(num_readers)
+    try:
+        fetched = list(pool.map(fetch, images))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    rows = [
+        {"row_id": row_id, **found.columns()}
+        for row_id, found in zip(listing["row_id"].to_pylist(), fetched, strict=True)
+    ]
+    pixels = b"".join(found.image.pixels.tobytes() for found in fetched if found.image is not None)
+    return FetchedSlice(index=index, rows=rows, pixels=pixels)
+
+
+def score_slice(run: Run, fetched: FetchedSlice, *, scorer: Scorer, patience_seconds: float = 120.0) -> pa.Table:
+    """Score a fetched slice.
+
+    Returns:
+        Its score table, with the columns that the run wants.
+
+    Raises:
+        RunError: If the scores are not finite, or the rows are not those of the slice.
+        StorageError: If the listing cannot be read.
+    """
+    size = scorer.image_size
+    decoded = [row for row in fetched.rows if row.get("error") is None]
+    pixels = np.frombuffer(fetched.pixels, np.uint8).reshape(len(decoded), size, size, 3)
+    valid = np.zeros((len(decoded), size, size), np.bool_)
+    for mask, row in zip(valid, decoded, strict=True):
+        mask[:] = unpack_valid_pixels(tuple(row["valid_box"]), row.get("valid_mask"), image_size=size)
+    for row, scores in zip(decoded, scorer.score(pixels, valid).rows(), strict=True):
+        row.update(scores)
+    listing = patiently(lambda: run.read_listing(fetched.index), seconds=patience_seconds)
+    table = build_score_table(listing.drop_columns([MASK_COLUMN]), rows=fetched.rows, model_id=scorer.model_id)
+    wanted = run.options["columns"]
+    unwanted = [] if wanted is None else [name for name in OPTIONAL_COLUMNS if name not in wanted]
+    return table.drop_columns(unwanted)
+
+
+def publish_slice(
+    run: Run,
+    index: int,
+    table: pa.Table,
+    *,
+    calibration: Calibration | None = None,
+    patience_seconds: float = 120.0,
+) -> Tally:
+    """Write a slice of the score table all at once, then its decisions.
+
+    Decisions that stood there are deleted first, so that none is older than its scores.
+
+    Returns:
+        What the slice holds.
+
+    Raises:
+        DataError: If the thresholds do not fit the scores; the scores stand then.
+        StorageError: If storage keeps failing.
+    """
+    where = None
+    if calibration is not None:
+        where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
+        patiently(lambda: delete(where), seconds=patience_seconds)
+    _write(join_uri(run.scores_folder, slice_name(index)), table, patience_seconds=patience_seconds)
+    tally = Tally(num_images=len(table), errors=_count(table["error_kind"]))
+    if where is None or calibration is None:
+        return tally
+    return tally + _decide(run, table, where=where, calibration=calibration, patience_seconds=patience_seconds)
+
+
+def decide_slice(run: Run, index: int, *, calibration: Calibration, patience_seconds: float = 120.0) -> Tally:
+    """Decide on a slice whose scores stand, and write the decisions all at once.
+
+    Raises:
+        DataError: If the thresholds do not fit the scores.
+        StorageError: If storage keeps failing.
+    """
+    table = patiently(lambda: read_scores(run, index), seconds=patience_seconds)
+    where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
+    return _decide(run, table, where=where, calibration=calibration, patience_seconds=patience_seconds)
+
+
+def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a slice of the score table.
+
+    Raises:
+        RunError: If its rows are not those of the slice.
+        StorageError: If it cannot be read.
+    """
+    return _read(run, index, folder=run.scores_folder, columns=columns)
+
+
+def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None = None) -> Tally:
+    """Read published slices back and prove that they hold each row once.
+
+    Args:
+        run: The run.
+        indices: Slices to check, from zero.
+        calibration_id: Whose decisions are checked too; None for none.
+
+    Raises:
+        RunError: If a slice holds other rows than its own.
+        StorageError: If a slice is absent or storage fails.
+    """
+    total = Tally()
+    for index in indices:
+        table = read_scores(run, index, columns=["row_id", "error_kind"])
+        total += Tally(num_images=len(table), errors=_count(table["error_kind"]))
+        if calibration_id is not None:
+            folder = run.decisions_folder(calibration_id)
+            decided = _read(run, index, folder=folder, columns=["row_id", "pred_label"])
+            total += Tally(labels=_count_labels(decided))
+    return total
+
+
+def slices_with_errors(run: Run, indices: Iterable[int]) -> list[int]:
+    """Return which of some published slices hold an image without a score.
+
+    Raises:
+        StorageError: If a slice cannot be read.
+    """
+    return [index for index in indices if check_slices(run, [index]).errors]
+
+
+def patiently(function: Callable[[], _T], *, seconds: float) -> _T:
+    """Call until storage works again, for so many seconds; what says something about one file is raised at once.
+
+    Raises:
+        StorageError: If storage still fails then.
+    """
+    policy = Retrying(
+        stop=stop_after_delay(seconds),
+        wait=wait_exponential_jitter(multiplier=0.5, max=5.0, jitter=0.5),
+        retry=retry_if_exception(_is_about_storage),
+        before_sleep=lambda state: logger.warning("%s Trying again.", state.outcome and state.outcome.exception()),
+        reraise=True,
+    )
+    return policy(function)
+
+
+def _is_about_storage(error: BaseException) -> bool:
+    return isinstance(error, StorageError) and not isinstance(error, StorageMissingError | StorageForbiddenError)
+
+
+def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration, patience_seconds: float) -> Tally:
+    decided = decide(table, calibration, statistic_options=run.statistic_options)
+    _write(where, decided, patience_seconds=patience_seconds)
+    return Tally(labels=_count_labels(decided))
+
+
+def _write(uri: str, table: pa.Table, *, patience_seconds: float) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content = sink.getvalue().to_pybytes()
+    patiently(lambda: write_bytes(uri, content), seconds=patience_seconds)
+
+
+def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:
+    uri = join_uri(folder, slice_name(index))
+    wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(uri)), columns=wanted)
+    except pa.ArrowException as error:
+        msg = f"{uri} is damaged ({' '.join(str(error).split())}); delete it and submit the job again."
+        raise RunError(msg) from error
+    if table["row_id"].to_pylist() != list(run.rows_of(index)):
+        msg = f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."
+        raise RunError(msg)
+    return table
+
+
+def _count(column: pa.ChunkedArray) -> Counter[str]:
+    return Counter({entry["values"]: entry["counts"] for entry in pc.value_counts(column.drop_null()).to_pylist()})
+
+
+def _count_labels(decided: pa.Table) -> Counter[str]:
+    labels = decided["pred_label"]
+    anomalous = int(pc.sum(labels).as_py() or 0)
+    return +Counter({"anomalous": anomalous, "normal": len(labels) - labels.null_count - anomalous})

@@ -1,0 +1,227 @@
+"""Fit thresholds on normal images: score them where they are not scored yet, then three passes over their scores.
+
+driver                              workers
+refuse images the bundle knows   <- look at the digests of the normals (tasks)
+plan what to count               <- survey the scores (tasks)
+fit thresholds                   <- count around the wanted ranks (tasks)
+write the calibrated bundle      <- count what the rules call anomalous among the normals (tasks)
+"""
+
+import dataclasses
+import functools
+import logging
+import operator
+from collections import Counter
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from feclip.archive import Run, find_run, read_scores
+from feclip.bundle import Bundle, read_bundle, write_calibrated
+from feclip.calibration import (
+    Calibration,
+    CalibrationOptions,
+    Detail,
+    Query,
+    Survey,
+    count_detail,
+    count_observed,
+    fit,
+    plan_query,
+    survey_scores,
+    with_observed,
+)
+from feclip.calibration.deciding import AlarmKey
+from feclip.cluster.paths import absolute_path
+from feclip.cluster.score import score
+from feclip.cluster.session import session
+from feclip.cluster.slices import mapped
+from feclip.config import CalibrateConfig, ScoreConfig
+from feclip.data import check_writable, exists, join_uri
+from feclip.errors import BundleError, ConfigError, DataError, RunError
+
+__all__ = ["calibrate"]
+
+logger = logging.getLogger(__name__)
+
+NORMALS_FOLDER = "_normals"
+"""Below the output: the score table of normals that were not scored yet."""
+MANIFEST_SUFFIXES = (".csv", ".parquet")
+ANOMALOUS = {"1", "1.0", "true"}
+SHOWN_GROUPS = 20
+
+
+def calibrate(config: CalibrateConfig) -> str:
+    """Run one calibration job and return the URI of the calibrated bundle.
+
+    Raises:
+        FeclipError: One line that says what is wrong; no bundle is left behind then.
+    """
+    config = dataclasses.replace(
+        config,
+        bundle=absolute_path("bundle", config.bundle),
+        normals=absolute_path("normals", config.normals),
+        output=absolute_path("output", config.output),
+        root=None if config.root is None else absolute_path("root", config.root),
+    )
+    if config.output.rstrip("/") == config.bundle.rstrip("/"):
+        msg = f"output must be another place than the bundle {config.bundle}, which stays as it is."
+        raise ConfigError(msg)
+    bundle = read_bundle(config.bundle)
+    check_writable(config.output)
+    with session(config.cluster):
+        run = _scored_normals(bundle, config=config)
+        calibrated_by = _known_and_new(run, bundle=bundle, allow=config.allow_trained_images)
+        calibration = _fitted(run, options=config.calibrate)
+    _write(calibration, bundle=bundle, images=calibrated_by, output=config.output)
+    _log(calibration)
+    return config.output
+
+
+def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
+    """Return the finished scores of the normals, after scoring them if they are images."""
+    run = find_run(config.normals)
+    if run is None:
+        output = join_uri(config.output, NORMALS_FOLDER)
+        is_manifest = config.normals.lower().endswith(MANIFEST_SUFFIXES)
+        score(
+            ScoreConfig(
+                bundle=bundle.uri,
+                output=output,
+                archive=config.root if is_manifest else config.normals,
+                manifest=config.normals if is_manifest else None,
+                listing=config.listing,
+                score=config.score,
+                cluster=config.cluster,
+            )
+        )
+        run = find_run(output)
+        assert run is not None
+    if run.model_id != bundle.model_id:
+        msg = (
+            f"{config.normals} was scored by model {run.model_id[:12]}, the bundle {bundle.uri} is model "
+            f"{bundle.model_id[:12]}; score the normals with this bundle."
+        )
+        raise DataError(msg)
+    missing = run.missing(run.scores_folder)
+    if missing:
+        msg = (
+            f"{config.normals} is not finished: {len(missing)} of {run.num_slices} slices are missing; submit its "
+            "scoring job again first."
+        )
+        raise RunError(msg)
+    return run
+
+
+def _known_and_new(run: Run, *, bundle: Bundle, allow: bool) -> pa.Table:
+    """Return the images that calibrate, after refusing those that the bundle was made with or that are anomalous."""
+    known = pa.array(sorted({value for value in bundle.images["sha256"].to_pylist() if value}), pa.string())
+    tables = list(mapped(_images, run, range(run.num_slices)))
+    images = pa.concat_tables(tables)
+    num_anomalous = int(pc.sum(images["is_anomalous"]).as_py() or 0)
+    if num_anomalous:
+        msg = (
+            f"{num_anomalous} of {images.num_rows} normals are labelled anomalous; calibrate with normal images alone."
+        )
+        raise DataError(msg)
+    repeated = images.filter(pc.is_in(images["sha256"], value_set=known))
+    if repeated.num_rows and not allow:
+        msg = (
+            f"{repeated.num_rows} of {images.num_rows} normals trained, selected or calibrated this bundle, first "
+            f"{repeated['uri'][0].as_py()}; their scores are too low for honest thresholds. Give other images, or set "
+            "allow_trained_images."
+        )
+        raise DataError(msg)
+    if repeated.num_rows:
+        logger.warning("%d normals are images the bundle was made with: thresholds are too low", repeated.num_rows)
+    return images.drop_columns(["is_anomalous"])
+
+
+def _images(run: Run, indices: Iterable[int]) -> pa.Table:
+    """Return uri and sha256 of the scored images of some slices, and whether a label calls them anomalous."""
+    tables = []
+    for index in indices:
+        table = read_scores(run, index)
+        table = table.filter(pc.is_valid(table["image_logit"]))
+        if "sha256" not in table.column_names:
+            msg = f"{run.output} has no column sha256, by which known images are told; score with it."
+            raise DataError(msg)
+        labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
+        flags = pa.array([str(label).lower() in ANOMALOUS for label in labels], pa.bool_())
+        tables.append(table.select(["uri", "sha256"]).append_column("is_anomalous", flags))
+    return pa.concat_tables(tables)
+
+
+def _fitted(run: Run, *, options: CalibrationOptions) -> Calibration:
+    """Fit in three passes; each is the same for any division of the scores."""
+    slices = range(run.num_slices)
+    survey = functools.reduce(Survey.merge, mapped(_survey, run, slices, threshold_by=options.threshold_by))
+    query = ray.put(plan_query(survey, options))
+    detail = functools.reduce(Detail.merge, mapped(_detail, run, slices, query=query))
+    calibration = fit(survey, detail, options=options, statistic_options=run.statistic_options)
+    counted = functools.reduce(operator.add, mapped(_observed, run, slices, calibration=calibration))
+    return with_observed(calibration, counted)
+
+
+def _survey(run: Run, indices: Iterable[int], *, threshold_by: str | None) -> Survey:
+    parts = (read_scores(run, index) for index in indices)
+    surveys = (survey_scores(part, model_id=run.model_id, threshold_by=threshold_by) for part in parts)
+    return functools.reduce(Survey.merge, surveys)
+
+
+def _detail(run: Run, indices: Iterable[int], *, query: "ray.ObjectRef[Query]") -> Detail:
+    planned: Query = ray.get(query)
+    return functools.reduce(Detail.merge, (count_detail(read_scores(run, index), planned) for index in indices))
+
+
+def _observed(run: Run, indices: Iterable[int], *, calibration: Calibration) -> Counter[AlarmKey]:
+    return functools.reduce(operator.add, (count_observed(read_scores(run, index), calibration) for index in indices))
+
+
+def _write(calibration: Calibration, *, bundle: Bundle, images: pa.Table, output: str) -> None:
+    """Write the calibrated bundle, unless it stands there already."""
+    if exists(join_uri(output, "config.json")):
+        before = read_bundle(output)
+        same = before.calibration is not None and before.calibration.calibration_id == calibration.calibration_id
+        if not same or before.model_id != bundle.model_id:
+            msg = f"{output} holds a bundle with another calibration; choose another output."
+            raise BundleError(msg)
+        logger.info("%s holds this calibration already, nothing to do.", output)
+        return
+    write_calibrated(output, bundle=bundle, calibration=calibration, images=images)
+    logger.info("Calibrated bundle written to %s (calibration_id %s)", output, calibration.calibration_id[:12])
+
+
+def _log(calibration: Calibration) -> None:
+    """Say what decides, with its uncertainty, group by group."""
+    decision = calibration.decision
+    names: list[str | None] = [*calibration.groups] if calibration.threshold_by else [None]
+    if calibration.num_unscored:
+        logger.warning("%d normals have no score and are left out; see the column error", calibration.num_unscored)
+    for name in names[:SHOWN_GROUPS]:
+        group = calibration.group(name)
+        observed = calibration.observed(name)
+        for statistic in decision.statistics:
+            found = group.statistics[statistic].find(decision.threshold_percentile, decision.variant)
+            assert found is not None
+            low, high = found.rate_interval
+            logger.info(
+                "%s: %s > %.6g (percentile %s, %s, N %d%s); false-positive rate %.3g to %.3g %% (95 %%)",
+                "all normals" if name is None else f"{calibration.threshold_by}={name}",
+                statistic,
+                found.value,
+                decision.threshold_percentile,
+                decision.variant,
+                group.num_kept,
+                ", too few: forced" if found.short else "",
+                100 * low,
+                100 * high,
+            )
+        if observed is not None:
+            logger.info(
+                "rule %s calls %d of %d normals anomalous", decision.rule, observed.num_alarms, group.num_normals
+            )
+    if len(names) > SHOWN_GROUPS:
+        logger.info("and %d more groups, see calibration.json", len(names) - SHOWN_GROUPS)

@@ -1,0 +1,64 @@
+"""Apply thresholds to a score table that stands, in tasks; no image is read and no model is loaded."""
+
+import dataclasses
+import logging
+from collections import Counter
+
+from feclip.archive import Tally, check_slices, find_run
+from feclip.bundle import read_bundle
+from feclip.cluster.paths import absolute_path
+from feclip.cluster.session import session
+from feclip.cluster.slices import decide_slices, mapped
+from feclip.config import DecideConfig
+from feclip.data import check_writable
+from feclip.errors import BundleError, DataError, RunError
+
+__all__ = ["decide"]
+
+logger = logging.getLogger(__name__)
+
+
+def decide(config: DecideConfig) -> str:
+    """Run one decision job and return the URI of the decisions.
+
+    Raises:
+        FeclipError: One line that says what is wrong.
+    """
+    config = dataclasses.replace(
+        config, bundle=absolute_path("bundle", config.bundle), scores=absolute_path("scores", config.scores)
+    )
+    bundle = read_bundle(config.bundle)
+    if bundle.calibration is None:
+        msg = f"{config.bundle} has no thresholds; calibrate it with jobs/calibrate.py first."
+        raise BundleError(msg)
+    calibration = bundle.calibration.with_decision(
+        rule=config.rule, percentile=config.percentile, variant=config.variant
+    )
+    run = find_run(config.scores)
+    if run is None:
+        msg = f"{config.scores} holds no score table; give the output of jobs/score.py."
+        raise RunError(msg)
+    if run.model_id != bundle.model_id:
+        msg = (
+            f"{config.scores} was scored by model {run.model_id[:12]}, the thresholds are of {bundle.model_id[:12]}; "
+            "calibrate the bundle that scored it."
+        )
+        raise DataError(msg)
+    calibration.require_statistics(run.statistic_options)
+    missing = run.missing(run.scores_folder)
+    if missing:
+        msg = f"{config.scores} is not finished: {len(missing)} of {run.num_slices} slices are missing."
+        raise RunError(msg)
+    check_writable(config.scores)
+    total = Tally()
+    with session(config.cluster):
+        decide_slices(run, calibration)
+        parts = mapped(check_slices, run, range(run.num_slices), calibration_id=calibration.calibration_id)
+        for tally in parts:
+            total += tally
+    labels = Counter(total.labels) + Counter(undecided=total.errors.total())
+    shown = ", ".join(f"{count} {label}" for label, count in labels.items())
+    where = run.decisions_folder(calibration.calibration_id)
+    logger.info("%d images by rule %s: %s", total.num_images, calibration.decision.rule, shown)
+    logger.info("Decisions written to %s", where)
+    return where

@@ -1,0 +1,350 @@
+"""Score an archive on a Ray cluster: slices stream through decoding tasks and a pool of actors that hold the model.
+
+driver                                workers
+claim the output, or adopt it     ->  list the archive (tasks), once
+slices without a file             ->  fetch, decode (tasks)  ->  score, write (actors)      Ray Data, a row is a slice
+                                  ->  decide on slices scored before (tasks)
+count every row                   <-  read back what was written (tasks)
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from feclip import __version__
+from feclip.archive import (
+    SUMMARY_FILE,
+    FetchedSlice,
+    Run,
+    Source,
+    Tally,
+    check_slices,
+    fetch_slice,
+    find_run,
+    publish_slice,
+    score_slice,
+    scored_options,
+    slices_with_errors,
+)
+from feclip.bundle import Bundle, read_bundle
+from feclip.calibration import Calibration
+from feclip.cluster.listing import freeze_listing
+from feclip.cluster.paths import absolute_path
+from feclip.cluster.progress import Progress
+from feclip.cluster.session import require_actors, session
+from feclip.cluster.slices import decide_slices, mapped
+from feclip.config import ScoreConfig, ScoringConfig
+from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, exists, join_uri, read_bytes, write_bytes
+from feclip.errors import FeclipError, RunError, StorageError
+from feclip.scoring import Scorer, input_options
+
+__all__ = ["score"]
+
+logger = logging.getLogger(__name__)
+
+MAX_BLOCKS = 2000
+"""Blocks of slice numbers that Ray Data schedules; with more slices than that a block holds several."""
+DECODE_CPUS = 0.99
+"""CPUs of a decoding task; not the 1 of an actor, because Ray Data fuses stages that ask for the same."""
+MAX_OPEN_SLICES = 8
+"""Slices left open by failing storage after which the job gives up at once."""
+
+
+def score(config: ScoreConfig) -> str:
+    """Run one scoring job and return the URI of its output.
+
+    A finished run does nothing; a broken one does what is missing and only that.
+
+    Raises:
+        FeclipError: One line that says what is wrong. What was written is whole; submitted again, the job goes on.
+    """
+    config = dataclasses.replace(
+        config,
+        bundle=absolute_path("bundle", config.bundle),
+        output=absolute_path("output", config.output),
+        archive=None if config.archive is None else absolute_path("archive", config.archive),
+        manifest=None if config.manifest is None else absolute_path("manifest", config.manifest),
+    )
+    bundle = read_bundle(config.bundle)
+    if bundle.calibration is not None:
+        bundle.calibration.require_statistics(config.score.statistic_options)
+    check_writable(config.output)
+    source = Source(archive=config.archive, manifest=config.manifest, listing=config.listing)
+    run = find_run(config.output)
+    if run is not None:
+        run.require_same(model_id=bundle.model_id, options=scored_options(config.score), source=source.identity())
+        summary = _finished(run, calibration=bundle.calibration)
+        if summary is not None and not config.retry_errors:
+            logger.info("%s is finished: %d images, nothing to do.", run.output, summary["num_images"])
+            _require_few_errors(summary, config=config)
+            return config.output
+    with session(config.cluster):
+        require_actors(num_actors=config.score.num_actors, gpus_per_actor=config.score.gpus_per_actor)
+        summary = _work(run or _claimed(source, bundle=bundle, config=config), bundle=bundle, config=config)
+    _log_summary(summary, output=config.output)
+    _require_few_errors(summary, config=config)
+    return config.output
+
+
+def _claimed(source: Source, *, bundle: Bundle, config: ScoreConfig) -> Run:
+    """Freeze the listing and claim the output."""
+    files, ignored = freeze_listing(source, output=config.output)
+    assert bundle.model.image_size is not None
+    run = Run.frozen(
+        config.output,
+        model_id=bundle.model_id,
+        config=config.score,
+        source=source,
+        files=files,
+        ignored=ignored,
+        image_size=bundle.model.image_size,
+    )
+    run.publish()
+    return run
+
+
+def _work(run: Run, *, bundle: Bundle, config: ScoreConfig) -> dict[str, Any]:
+    """Do what is missing, prove that nothing is, and write the summary."""
+    started = time.monotonic()
+    delete(join_uri(run.output, SUMMARY_FILE))
+    missing = run.missing(run.scores_folder)
+    if config.retry_errors:
+        there = sorted(set(range(run.num_slices)) - set(missing))
+        again = [index for part in mapped(slices_with_errors, run, there) for index in part]
+        logger.info("%d slices hold images with errors; they are scored once more.", len(again))
+        missing = sorted([*missing, *again])
+    calibration = bundle.calibration
+    open_slices: list[str] = []
+    if missing:
+        num_images = sum(len(run.rows_of(index)) for index in missing)
+        logger.info("Scoring %d of %d images, in %d slices", num_images, run.num_rows, len(missing))
+        with Progress(num_images) as progress:
+            for row in _scored(run, missing, bundle=bundle, config=config.score):
+                if row["failure"]:
+                    open_slices.append(row["failure"])
+                    if len(open_slices) >= MAX_OPEN_SLICES:
+                        break
+                progress.advance(row["num_images"], num_errors=row["num_errors"])
+    seconds = time.monotonic() - started
+    if open_slices:
+        msg = (
+            f"{len(open_slices)} slices of {run.output} stay open since storage fails: {open_slices[0]} "
+            "Submit the same command again when it works; what is written stays."
+        )
+        raise StorageError(msg)
+    if calibration is not None:
+        decide_slices(run, calibration)
+    tally = _checked(run, calibration_id=None if calibration is None else calibration.calibration_id)
+    summary = _summary(run, tally, calibration=calibration)
+    summary |= {"seconds": round(seconds, 3), "scored_now": sum(len(run.rows_of(index)) for index in missing)}
+    summary["images_per_second"] = round(summary["scored_now"] / seconds, 3)
+    write_bytes(join_uri(run.output, SUMMARY_FILE), (json.dumps(summary, indent=1) + "\n").encode())
+    return summary
+
+
+def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConfig) -> Iterator[dict[str, Any]]:
+    """Stream slices through the cluster; yield one small row for each as it is done.
+
+    Raises:
+        RunError: If a slice cannot be scored for a reason that another try would meet again.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    dataset = ray.data.from_items(
+        [{"index": index} for index in indices], override_num_blocks=min(len(indices), MAX_BLOCKS)
+    )
+    dataset = dataset.map(
+        _fetch,
+        fn_kwargs={
+            "run": run,
+            "options": input_options(bundle),
+            "num_readers": config.num_readers,
+            "patience_seconds": config.storage_patience,
+        },
+        num_cpus=DECODE_CPUS,
+    )
+    dataset = dataset.map_batches(
+        _ScoringActor,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(
+            size=config.num_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
+        ),
+        fn_constructor_kwargs={"run": run, "bundle_uri": bundle.uri, "config": config},
+        num_cpus=1,
+        num_gpus=config.gpus_per_actor,
+    )
+    try:
+        for row in dataset.iter_rows():
+            if row["fatal"]:
+                raise RunError(str(row["fatal"]))
+            yield row
+    except ray.exceptions.RayError as error:
+        print("DEBUG", error, getattr(error,"cause",None))
+        cause = getattr(error, "cause", None) or error
+        msg = f"Scoring failed: {type(cause).__name__}: {str(cause).strip().splitlines()[-1:] or ['no message']}"
+        raise RunError(msg) from error
+
+
+@functools.lru_cache(maxsize=1)
+def _decoder(options: InputOptions) -> GuardedDecoder:
+    """Return this worker's decoder, whose child lives as long as the worker."""
+    return GuardedDecoder(options)
+
+
+def _fetch(
+    row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int, patience_seconds: float
+) -> dict[str, Any]:
+    """Read and decode the slice that a row names."""
+    index = int(row["index"])
+    empty = {"index": index, "rows": b"", "pixels": b"", "failure": "", "fatal": ""}
+    try:
+        fetched = fetch_slice(
+            run, index, decoder=_decoder(options), num_readers=num_readers, patience_seconds=patience_seconds
+        )
+    except StorageError as error:
+        return empty | {"failure": str(error)}
+    except FeclipError as error:
+        return empty | {"fatal": str(error)}
+    return empty | {"rows": fetched.pack_rows(), "pixels": fetched.pixels}
+
+
+class _ScoringActor:
+    """Holds the model and the thresholds; scores a slice and writes it. Calls overlap: one scores, others write."""
+
+    def __init__(self, *, run: Run, bundle_uri: str, config: ScoringConfig) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        self._run = run
+        self._patience = config.storage_patience
+        bundle = read_bundle(bundle_uri)
+        self._calibration = bundle.calibration
+        self._scorer = Scorer(
+            bundle,
+            device="cuda" if config.gpus_per_actor > 0 else "cpu",
+            precision=str(config.precision),
+            batch_size=config.batch_size,
+            topk_fraction=config.topk_fraction,
+            smoothing_sigma=config.smoothing_sigma,
+        )
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        done = self._do({name: values[0] for name, values in batch.items()})
+        return {name: [value] for name, value in done.items()}
+
+    def _do(self, row: dict[str, Any]) -> dict[str, Any]:
+        index = int(row["index"])
+        done = {"index": index, "failure": str(row["failure"]), "fatal": str(row["fatal"])}
+        done |= {"num_images": 0, "num_errors": 0}
+        if done["failure"] or done["fatal"]:
+            return done
+        fetched = FetchedSlice.unpack(index, rows=row["rows"], pixels=row["pixels"])
+        try:
+            with self._lock:
+                table = score_slice(self._run, fetched, scorer=self._scorer, patience_seconds=self._patience)
+            tally = publish_slice(
+                self._run, index, table, calibration=self._calibration, patience_seconds=self._patience
+            )
+        except StorageError as error:
+            return done | {"failure": str(error)}
+        except FeclipError as error:
+            return done | {"fatal": str(error)}
+        return done | {"num_images": tally.num_images, "num_errors": tally.errors.total()}
+
+
+def _checked(run: Run, *, calibration_id: str | None) -> Tally:
+    """Read everything back; every row of the listing must be there once."""
+    total = Tally()
+    for tally in mapped(check_slices, run, range(run.num_slices), calibration_id=calibration_id):
+        total += tally
+    if total.num_images != run.num_rows:
+        msg = f"{run.output} holds {total.num_images} rows for {run.num_rows} images; submit the job again."
+        raise RunError(msg)
+    return total
+
+
+def _finished(run: Run, *, calibration: Calibration | None) -> dict[str, Any] | None:
+    """Return the summary of this very run, if it was written."""
+    where = join_uri(run.output, SUMMARY_FILE)
+    if not exists(where):
+        return None
+    try:
+        summary = dict(json.loads(read_bytes(where)))
+    except ValueError:
+        return None
+    wanted = None if calibration is None else calibration.calibration_id
+    same = summary.get("digest") == run.digest and wanted in {None, summary.get("calibration_id")}
+    return summary if same else None
+
+
+def _summary(run: Run, tally: Tally, *, calibration: Calibration | None) -> dict[str, Any]:
+    thresholds = None if calibration is None else _thresholds(calibration)
+    return {
+        "schema": 1,
+        "feclip_version": __version__,
+        "digest": run.digest,
+        "model_id": run.model_id,
+        "calibration_id": None if calibration is None else calibration.calibration_id,
+        "num_images": tally.num_images,
+        "num_scored": tally.num_images - tally.errors.total(),
+        "errors": dict(sorted(tally.errors.items())),
+        "ignored_objects": dict(run.ignored),
+        "labels": dict(sorted(tally.labels.items())),
+        "thresholds": thresholds,
+        "num_slices": run.num_slices,
+    }
+
+
+def _thresholds(calibration: Calibration) -> dict[str, Any]:
+    names: list[str | None] = [*calibration.groups] if calibration.threshold_by else [None]
+    return {
+        "rule": str(calibration.decision.rule),
+        "percentile": calibration.decision.percentile,
+        "variant": str(calibration.decision.variant),
+        "by": calibration.threshold_by,
+        "values": {
+            name or "all": {
+                str(statistic): calibration.threshold(statistic, name) for statistic in calibration.decision.statistics
+            }
+            for name in names
+        },
+    }
+
+
+def _log_summary(summary: dict[str, Any], *, output: str) -> None:
+    errors = ", ".join(f"{count} {kind}" for kind, count in summary["errors"].items()) or "none"
+    logger.info("%s: %d images, %d scored, errors: %s", output, summary["num_images"], summary["num_scored"], errors)
+    if summary["scored_now"]:
+        logger.info(
+            "%d images in %.1f s, %.1f images/s",
+            summary["scored_now"],
+            summary["seconds"],
+            summary["images_per_second"],
+        )
+    if summary["labels"]:
+        labels = ", ".join(f"{count} {label}" for label, count in summary["labels"].items())
+        logger.info("Decided by calibration %s: %s", summary["calibration_id"][:12], labels)
+
+
+def _require_few_errors(summary: dict[str, Any], *, config: ScoreConfig) -> None:
+    num_errors = sum(summary["errors"].values())
+    rate = num_errors / summary["num_images"]
+    if rate > config.score.max_error_rate:
+        most = max(summary["errors"], key=summary["errors"].get)
+        msg = (
+            f"{num_errors} of {summary['num_images']} images have no score (most often: {most}), more than "
+            f"score.max_error_rate {config.score.max_error_rate:g} allows; the table in {config.output} is whole, see "
+            "its columns error and error_kind."
+        )
+        raise RunError(msg)

@@ -1,0 +1,74 @@
+"""Slices of a finished score table, worked on in tasks."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import ray
+
+from feclip.archive import Run, decide_slice
+from feclip.calibration import Calibration
+from feclip.data import join_uri, write_bytes
+from feclip.errors import FeclipError
+
+__all__ = ["decide_slices", "mapped"]
+
+logger = logging.getLogger(__name__)
+
+SLICES_PER_TASK = 32
+CALIBRATION_FILE = "_calibration.json"
+
+_T = TypeVar("_T")
+
+
+def mapped(function: Callable[..., _T], run: Run, indices: Iterable[int], **arguments: Any) -> Iterator[_T]:  # noqa: ANN401
+    """Call ``function(run, some of the slices, **arguments)`` in tasks; yield the results in the order of the slices.
+
+    Args:
+        function: What to do with some slices.
+        run: The run, which is sent to each node once.
+        indices: Slices, from zero.
+        **arguments: Further arguments of the function.
+
+    Raises:
+        FeclipError: As the function does.
+    """
+    task = ray.remote(num_cpus=1)(_caught)
+    shared, chosen = ray.put(run), list(indices)
+    parts = [chosen[start : start + SLICES_PER_TASK] for start in range(0, len(chosen), SLICES_PER_TASK)]
+    for reference in [task.remote(function, shared, part, arguments=arguments) for part in parts]:
+        result = ray.get(reference)
+        if isinstance(result, FeclipError):
+            raise result
+        yield result
+
+
+def decide_slices(run: Run, calibration: Calibration) -> None:
+    """Write the decisions that are missing, from scores that stand, and the thresholds beside them.
+
+    Raises:
+        DataError: If the thresholds do not fit the scores.
+        StorageError: If storage fails.
+    """
+    folder = run.decisions_folder(calibration.calibration_id)
+    text = json.dumps(calibration.to_json(), indent=1) + "\n"
+    write_bytes(join_uri(folder, CALIBRATION_FILE), text.encode())
+    missing = run.missing(folder)
+    if missing:
+        logger.info("Deciding on %d slices by calibration %s", len(missing), calibration.calibration_id[:12])
+    for _ in mapped(_decide, run, missing, calibration=calibration):
+        pass
+
+
+def _decide(run: Run, indices: Iterable[int], *, calibration: Calibration) -> None:
+    for index in indices:
+        decide_slice(run, index, calibration=calibration)
+
+
+def _caught(function: Any, run: Run, indices: list[int], *, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Return an error that is written for users instead of raising it, so that it arrives as it is."""
+    try:
+        return function(run, indices, **arguments)
+    except FeclipError as error:
+        return error
