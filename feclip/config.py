@@ -191,7 +191,8 @@ class ModelConfig:
     noun: str = "object"
     """What the prompts name: 'A photo of a normal <noun>'."""
     padding: PaddingMode = PaddingMode.masked
-    """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too."""
+    """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too; only then
+    does no score depend on the padding's colour."""
     use_ffe: bool = True
     """Whether the FFE adapter acts."""
     use_lfs: bool = True

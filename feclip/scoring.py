@@ -151,7 +151,7 @@ class Scorer:
         images = torch.from_numpy(pixels.copy()).to(self.device).permute(0, 3, 1, 2).contiguous()
         valid = torch.from_numpy(valid_pixels.copy()).to(self.device)
         tokens = valid_tokens(valid, patch_size=self._model.patch_size)
-        output = self._model(self._model.normalize(images), tokens)
+        output = self._model(self._model.normalize(images, valid), tokens)
         token_map = output.token_map.half()  # what is stored; the statistics start from it
         with torch.autocast(self.device.type, enabled=False):
             found = map_statistics(

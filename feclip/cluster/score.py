@@ -191,9 +191,9 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
                 raise RunError(str(row["fatal"]))
             yield row
     except ray.exceptions.RayError as error:
-        print("DEBUG", error, getattr(error,"cause",None))
-        cause = getattr(error, "cause", None) or error
-        msg = f"Scoring failed: {type(cause).__name__}: {str(cause).strip().splitlines()[-1:] or ['no message']}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        told = next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no message")
+        msg = f"Scoring failed ({type(error).__name__}): {told}"
         raise RunError(msg) from error
 
 

@@ -167,11 +167,15 @@ class FeClipModel(nn.Module):
         self.visual.eval()
         return self
 
-    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+    def normalize(self, images: torch.Tensor, valid_pixels: torch.Tensor | None = None) -> torch.Tensor:
         """Bring images to the model's device and to its pixel statistics.
+
+        Under padding ``attention`` what stands on padding is replaced by the mean colour, which is 0 here: a token
+        that shows both image and padding must be seen, and would show the padding's colour.
 
         Args:
             images: RGB images ``(B, 3, S, S)``, uint8.
+            valid_pixels: Bool ``(B, S, S)``, false on padding; none means all valid.
 
         Returns:
             Normalised images ``(B, 3, S, S)``, float32.
@@ -183,7 +187,10 @@ class FeClipModel(nn.Module):
             msg = f"images to normalize must be torch.uint8, got {images.dtype}."
             raise ValueError(msg)
         pixels = images.to(self.pixel_mean.device).float() / 255
-        return (pixels - self.pixel_mean) / self.pixel_std
+        normalized = (pixels - self.pixel_mean) / self.pixel_std
+        if valid_pixels is None or self.padding != "attention":
+            return normalized
+        return torch.where(valid_pixels.to(normalized.device)[:, None], normalized, 0)
 
     def forward(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
         """Score images.

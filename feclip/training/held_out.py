@@ -45,7 +45,7 @@ def held_out_metrics(
         batch = loaded.to(device)
         tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
         with torch.no_grad(), context:
-            output = model(model.normalize(batch.images), tokens)
+            output = model(model.normalize(batch.images, batch.valid_pixels), tokens)
         upsampled = upsample(fill_padding(output.token_map, tokens), size=(size, size))
         counted = batch.valid_pixels & batch.has_mask[:, None, None]
         logits.append(output.image_logit)

@@ -141,7 +141,7 @@ def _step(
     batch = batch.to(device)
     tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
     with autocast(optim.precision, device=device):
-        output = step_model(model.normalize(batch.images), tokens)
+        output = step_model(model.normalize(batch.images, batch.valid_pixels), tokens)
     terms: LossTerms = fe_clip_loss_terms(
         output,
         batch.labels,

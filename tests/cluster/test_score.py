@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 from job_runner import Finished, JobRunner, run_here
+from odd_files import BAD, GOOD
 from PIL import Image
+from s3_server import serving
 
 from feclip.archive import find_run
 from feclip.building import build_model
@@ -28,15 +30,15 @@ from feclip.scoring import Scorer
 pytestmark = pytest.mark.cluster
 
 SIZE = 64
-NUM_IMAGES = 96
+NUM_IMAGES = 72
 SCALE = 6  # pictures of about 2 megapixels, so that decoding lasts long enough to be met by a kill
-BAD_FILES = {
-    "line=0/date=2024-01/empty.jpg": b"",
-    "line=0/date=2024-01/a text with blanks é.png": b"this is no picture",
-    "line=1/date=2024-02/cut.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
-}
-OPTIONS = ("--score.slice_size", "8", "--score.precision", "float32", "--score.max_error_rate", "0.1")
-NUM_SLICES = -(-(NUM_IMAGES + len(BAD_FILES)) // 8)
+SLOW_FILE = "20000_pixels_wide_4000_high"  # seconds to decode; tests of the decoder have it
+ODD_FILES = {f"line=0/date=2024-01/{name} é.png": data for name, (data, _, _) in GOOD.items() if name != SLOW_FILE}
+BAD_FILES = {f"line=1/date=2024-02/{name} of 100%.png": data for name, (data, _) in BAD.items()}
+KINDS = {f"line=1/date=2024-02/{name} of 100%.png": kind.value for name, (_, kind) in BAD.items()}
+NUM_OBJECTS = NUM_IMAGES + len(ODD_FILES) + len(BAD_FILES)
+OPTIONS = ("--score.slice_size", "8", "--score.precision", "float32", "--score.max_error_rate", "0.2")
+NUM_SLICES = -(-NUM_OBJECTS // 8)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +54,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated field images under line=/date=, and three files that are none."""
+    """Generated field images under line=/date=, odd files that are images, and files that are none."""
     root = tmp_path_factory.mktemp("archive") / "field"
     write_archive(root, seed=4, families=FAMILIES["unseen"][:2], num_images=NUM_IMAGES, defect_fraction=0.2)
     for path in sorted((root / "images").rglob("*.jpg")):
         with Image.open(path) as image:
             image.resize((image.width * SCALE, image.height * SCALE)).save(path, quality=90)
-    for name, content in BAD_FILES.items():
+    for name, content in (ODD_FILES | BAD_FILES).items():
         (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "images" / name).write_bytes(content)
     return root / "images"
@@ -99,7 +101,7 @@ def is_the_same(output: str, expected: pa.Table) -> None:
         found, wanted = (np.array(part[column].to_pylist(), float) for part in (table, expected))
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=column)
     summary = json.loads((Path(output) / "_SUMMARY.json").read_text())
-    assert summary["num_images"] == len(table) == NUM_IMAGES + len(BAD_FILES)
+    assert summary["num_images"] == len(table) == NUM_OBJECTS
 
 
 def test_every_object_is_a_row_with_its_score_or_its_error(
@@ -109,9 +111,10 @@ def test_every_object_is_a_row_with_its_score_or_its_error(
     table = table_of(output)
     assert sorted(names(table)) == sorted(str(path.relative_to(archive)) for path in archive.rglob("*.*"))
     errors = {row["uri"].removeprefix(f"{archive}/"): row["error_kind"] for row in table.to_pylist() if row["error"]}
-    assert errors == dict(zip(BAD_FILES, ["empty", "not_an_image", "truncated"], strict=True)), errors
+    assert errors == KINDS
     assert set(table["line"].to_pylist()) == {"0", "1"}
-    assert f"{len(table)} images, {NUM_IMAGES} scored" in done.output
+    num_scored = NUM_OBJECTS - len(BAD_FILES)
+    assert f"{NUM_OBJECTS} images, {num_scored} scored" in done.output
     scorer = Scorer(read_bundle(bundle), precision="float32")
     good = table.filter(pa.compute.is_valid(table["image_logit"])).to_pylist()
     for start in range(0, len(good), 16):
@@ -143,7 +146,7 @@ def test_a_finished_run_does_nothing_and_another_is_refused(
         assert named in done.error_line
     strict = run_here(*flags, "--archive", str(archive), "--score.max_error_rate", "0.01", job="score.py")
     assert strict.returncode == 1
-    assert "3 of 99 images have no score" in strict.error_line
+    assert f"{len(BAD_FILES)} of {NUM_OBJECTS} images have no score" in strict.error_line
     assert before == {path: path.stat().st_mtime_ns for path in Path(output).rglob("*.*")}
 
 
@@ -164,8 +167,8 @@ def test_normals_give_thresholds_and_decisions_need_no_image(
         assert calibration.threshold("image_logit", line) == np.quantile(scores, 0.9, method="inverted_cdf")
         assert f"line={line}: image_logit > " in done.output
     roles = calibrated.images["role"].to_pylist()
-    assert roles.count("calibrated") == NUM_IMAGES
-    assert "3 normals have no score" in done.output
+    assert roles.count("calibrated") == NUM_OBJECTS - len(BAD_FILES)
+    assert f"{len(BAD_FILES)} normals have no score" in done.output
 
     copy = shutil.copytree(output, tmp_path / "copy")
     claim = next((copy / "_run").glob("*.json"))
@@ -194,11 +197,12 @@ def test_images_that_the_bundle_knows_do_not_calibrate_it(
     assert first.returncode == 0, first.output
     second = run_job("--bundle", "one", "--normals", output, "--output", "two", *few, job="calibrate.py")
     assert second.returncode == 1
-    assert f"{NUM_IMAGES} of {NUM_IMAGES} normals trained, selected or calibrated" in second.error_line
+    num_scored = NUM_OBJECTS - len(BAD_FILES)
+    assert f"{num_scored} of {num_scored} normals trained, selected or calibrated" in second.error_line
     assert not (tmp_path / "two" / "config.json").exists()
     scarce = run_job("--bundle", bundle, "--normals", output, "--output", "three", job="calibrate.py")
     assert scarce.returncode == 1
-    assert f"{NUM_IMAGES} normal images, and percentile 99.5 (percentile) needs 200" in scarce.error_line
+    assert f"{num_scored} normal images, and percentile 99.5 (percentile) needs 200" in scarce.error_line
 
 
 def members(mark: str) -> Iterator[tuple[int, str]]:
@@ -298,8 +302,6 @@ def test_a_storage_server_that_dies(
     tmp_path: Path,
 ) -> None:
     """Archive and output lie in a bucket; the server is killed at a seeded moment."""
-    from conftest import serving  # noqa: PLC0415 - of tests/, beside this folder's own
-
     moment = random.Random(f"{fault} {seed}").randrange(1, NUM_SLICES - 3)  # noqa: S311
     home = tmp_path / "s3"
     shutil.copytree(archive, home / "buckets" / "plant" / "images")
