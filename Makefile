@@ -1,7 +1,7 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
 # make check  format, lint, types, import contracts, spelling, doctests
 # make test   every test but those marked slow
-# make demo   fine-tune on generated pictures with two workers, and show what it was worth on others
+# make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, show what it was worth
 # make lock   compile requirements.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -36,12 +36,23 @@ test: env
 slow: env
 	$(BIN)/pytest -m slow
 
-demo: env runs/demo/pictures/unseen
+demo: env runs/demo-pictures/unseen runs/demo-normals/images runs/demo-archive/images
 	$(BIN)/python jobs/finetune.py --config configs/demo.yaml
-	@$(BIN)/python benchmarks/accuracy.py evaluate runs/demo/pictures --bundle runs/demo/bundle
+	$(BIN)/python jobs/calibrate.py --bundle runs/demo --normals runs/demo-normals/images \
+		--calibrate.percentiles 99 --output runs/demo-calibrated
+	$(BIN)/python jobs/score.py --bundle runs/demo-calibrated --archive runs/demo-archive/images \
+		--output runs/demo-scores
+	@$(BIN)/python benchmarks/accuracy.py evaluate runs/demo-pictures --bundle runs/demo
 
-runs/demo/pictures/unseen: | env
-	$(BIN)/python benchmarks/accuracy.py data runs/demo/pictures
+runs/demo-pictures/unseen: | env
+	$(BIN)/python benchmarks/accuracy.py data runs/demo-pictures
+
+runs/demo-normals/images: | env
+	$(BIN)/python -m feclip.demo archive runs/demo-normals --families unseen --image_size 128 --num_images 120 \
+		--defect_fraction 0 --seed 10
+
+runs/demo-archive/images: | env
+	$(BIN)/python -m feclip.demo archive runs/demo-archive --families unseen --image_size 128 --num_images 150 --seed 11
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

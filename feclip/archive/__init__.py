@@ -1,6 +1,15 @@
 """An archive and its score table: the frozen listing, the run that holds an output, and what happens to a slice."""
 
-from feclip.archive.listing import Block, ListedFile, Part, Source, list_part, plan_parts, write_numbered
+from feclip.archive.listing import (
+    Block,
+    ListedFile,
+    Part,
+    Source,
+    first_repeated,
+    list_part,
+    plan_parts,
+    write_numbered,
+)
 from feclip.archive.run import LISTING_FOLDER, SUMMARY_FILE, Run, find_run, scored_options, slice_name
 from feclip.archive.slices import (
     FetchedSlice,
@@ -28,6 +37,7 @@ __all__ = [
     "decide_slice",
     "fetch_slice",
     "find_run",
+    "first_repeated",
     "list_part",
     "plan_parts",
     "publish_slice",

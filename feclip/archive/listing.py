@@ -7,20 +7,21 @@
 Row ids are dense and count from zero, in the order of the parts and, within a part, of the names.
 """
 
-import csv
 import hashlib
-import io
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from feclip.archive.manifest import count_row_groups, read_rows
 from feclip.config import ListingConfig
 from feclip.data import FileEntry, FolderEntry, list_children, list_files, read_bytes, write_bytes
 from feclip.errors import DataError
@@ -34,6 +35,7 @@ __all__ = [
     "ListedFile",
     "Part",
     "Source",
+    "first_repeated",
     "list_part",
     "plan_parts",
     "write_numbered",
@@ -43,6 +45,8 @@ ROWS_PER_FILE = 8192
 """Images in one file of the listing: about half a megabyte, which a slice reads whole."""
 FOLDERS_PER_PART = 64
 """Folders that one task lists one after another."""
+MAX_MANIFEST_PARTS = 16
+"""Parts of a Parquet manifest."""
 MIN_FOLDERS = 64
 """The tree is opened level by level until it shows so many folders, or ends."""
 MASK_COLUMN = "valid_mask_uri"
@@ -57,7 +61,6 @@ LISTING_SCHEMA = pa.schema(
 )
 """Columns of every listing; partitions of the path, and what else a manifest holds, follow as strings."""
 _TAKEN = {*LISTING_SCHEMA.names, *SCORE_SCHEMA.names}
-_MANIFEST_MASKS = (MASK_COLUMN, "valid_mask_path")
 _DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # how Hive writes a null in a path
 
 
@@ -125,11 +128,9 @@ def plan_parts(source: Source) -> list[Part]:
         StorageError: If storage cannot be listed or read.
     """
     if source.manifest is not None:
-        data = read_bytes(source.manifest)
-        if not _is_parquet(data):
-            return [Part()]
-        num_groups = _parquet(data, source.manifest).num_row_groups
-        return [Part(row_groups=(index,)) for index in range(num_groups)] or [Part()]
+        groups = range(count_row_groups(source.manifest))
+        size = max(1, -(-len(groups) // MAX_MANIFEST_PARTS))  # each part reads the file
+        return [Part(row_groups=tuple(groups[start : start + size])) for start in groups[::size]] or [Part()]
     assert source.archive is not None
     level: list[tuple[str, bool]] = [(source.archive, True)]
     while len(level) < MIN_FOLDERS:
@@ -153,14 +154,21 @@ def list_part(part: Part, source: Source) -> Iterator[Block]:
     """
     ignored: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    found = _manifest_rows(part, source) if source.manifest is not None else _folder_rows(part, source, ignored)
-    for row in found:
+    for row in _manifest_rows(part, source) if source.manifest is not None else _folder_rows(part, source, ignored):
         rows.append(row)
         if len(rows) == ROWS_PER_FILE:
             yield Block(table=_table(rows), ignored=dict(ignored))
             ignored.clear()
             rows = []
     yield Block(table=_table(rows), ignored=dict(ignored))
+
+
+def first_repeated(*tables: pa.Table) -> str | None:
+    """Return a name that stands in more than one row of a manifest's blocks, if any."""
+    names = pa.chunked_array([chunk for table in tables for chunk in table["uri"].chunks], pa.string())
+    counts = pc.value_counts(names)
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1))
+    return str(repeated.field("values")[0].as_py()) if len(repeated) else None
 
 
 def write_numbered(folder: str, table: pa.Table, *, first_row_id: int, columns: Sequence[str]) -> ListedFile:
@@ -199,6 +207,24 @@ def _open(uri: str) -> list[tuple[str, bool]]:
     return [(uri, False), *deeper] if deeper else [(uri, False)]
 
 
+def _manifest_rows(part: Part, source: Source) -> Iterator[dict[str, Any]]:
+    assert source.manifest is not None
+    root = (source.archive or source.manifest.rpartition("/")[0]).rstrip("/")
+    for found in read_rows(source.manifest, root=root, row_groups=part.row_groups):
+        known = {"uri": found.uri, "size": found.size, "etag": found.etag, MASK_COLUMN: found.valid_mask_uri}
+        further = {**_partitions(found.uri.removeprefix(root + "/")), **_renamed(found.further, where=source.manifest)}
+        yield known | further
+
+
+def _renamed(columns: dict[str, str | None], *, where: str) -> dict[str, str | None]:
+    renamed = {_free_name(name): value for name, value in columns.items()}
+    if len(renamed) < len(columns):
+        taken = next(name for name in columns if name in _TAKEN and _free_name(name) in columns)
+        msg = f"{where}: columns {taken!r} and {_free_name(taken)!r} would be one; rename one of them."
+        raise DataError(msg)
+    return renamed
+
+
 def _folder_rows(part: Part, source: Source, ignored: Counter[str]) -> Iterator[dict[str, Any]]:
     assert source.archive is not None
     root = source.archive.rstrip("/") + "/"
@@ -215,12 +241,25 @@ def _folder_rows(part: Part, source: Source, ignored: Counter[str]) -> Iterator[
                 ignored["left out by listing.include or listing.exclude"] += 1
             else:
                 yield {
-                    "uri": entry.uri,
+                    "uri": _writable(entry.uri),
                     "size": entry.size,
                     "etag": entry.etag,
                     MASK_COLUMN: None,
                     **_partitions(path),
                 }
+
+
+def _writable(uri: str) -> str:
+    """Return a name that a table can hold: that of a local file which is no UTF-8 becomes a file:// URI."""
+    return uri if uri.isascii() or _is_utf8(uri) else f"file://{quote(os.fsencode(uri))}"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_included(path: str, listing: ListingConfig) -> bool:
@@ -230,99 +269,17 @@ def _is_included(path: str, listing: ListingConfig) -> bool:
 
 def _partitions(path: str) -> dict[str, str | None]:
     pairs = [folder.partition("=") for folder in path.split("/")[:-1]]
-    found = {_free_name(key): unquote(value) for key, equals, value in pairs if equals and key.isidentifier()}
+    found = {_free_name(key): _text(unquote(value)) for key, equals, value in pairs if equals and key.isidentifier()}
     return {key: None if value == _DEFAULT_PARTITION else value for key, value in found.items()}
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _free_name(key: str) -> str:
     """Return a column name for a partition or a manifest's column that the score table does not use itself."""
     return f"source_{key}" if key in _TAKEN else key
-
-
-def _manifest_rows(part: Part, source: Source) -> Iterator[dict[str, Any]]:
-    assert source.manifest is not None
-    data = read_bytes(source.manifest)
-    root = (source.archive or source.manifest.rpartition("/")[0]).rstrip("/")
-    first = 1
-    if _is_parquet(data):
-        file = _parquet(data, source.manifest)
-        for group in range(min(part.row_groups or (0,))):
-            first += file.metadata.row_group(group).num_rows
-        names = file.schema_arrow.names
-        rows: Iterator[dict[str, Any]] = (
-            row for group in part.row_groups or () for row in file.read_row_group(group).to_pylist()
-        )
-    else:
-        names, rows = _csv(data, source.manifest)
-    if not {"uri", "path"} & set(names):
-        msg = f"{source.manifest} needs a column 'uri' or 'path'; it has {', '.join(map(repr, names)) or 'none'}."
-        raise DataError(msg)
-    for number, row in enumerate(rows, start=first):
-        yield _manifest_row(row, root=root, where=f"{source.manifest}, row {number}")
-
-
-def _manifest_row(row: dict[str, Any], *, root: str, where: str) -> dict[str, Any]:
-    name = row.pop("uri", None) or row.get("path")
-    if not name:
-        msg = f"{where}: there is no uri or path."
-        raise DataError(msg)
-    mask = next((row[column] for column in _MANIFEST_MASKS if row.get(column)), None)
-    size = row.pop("size", None)
-    try:
-        num_bytes = None if size in {None, ""} else int(str(size))
-    except ValueError as error:
-        msg = f"{where}: size must be a number of bytes, got {size!r}."
-        raise DataError(msg) from error
-    etag = row.pop("etag", None)
-    uri = _resolved(str(name), root=root)
-    known: dict[str, Any] = {
-        "uri": uri,
-        "size": num_bytes,
-        "etag": str(etag) if etag else None,
-        MASK_COLUMN: _resolved(str(mask), root=root) if mask else None,
-    }
-    more = {key: value for key, value in row.items() if key not in {*_MANIFEST_MASKS, "path"}}
-    texts = {_free_name(key): None if value in {None, ""} else str(value) for key, value in more.items()}
-    return known | _partitions(uri.removeprefix(root + "/")) | texts
-
-
-def _resolved(given: str, *, root: str) -> str:
-    """Return an absolute name; one that no file can have stays as it is, for the row that says so."""
-    return given if given.startswith("/") or "://" in given else f"{root}/{given}"
-
-
-def _csv(data: bytes, uri: str) -> tuple[list[str], Iterator[dict[str, Any]]]:
-    try:
-        lines = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-    except UnicodeDecodeError as error:
-        msg = f"{uri} is neither Parquet nor CSV in UTF-8 (byte {error.start} is no text)."
-        raise DataError(msg) from error
-    names = [name.strip() for name in next(lines, [])]
-
-    def rows() -> Iterator[dict[str, Any]]:
-        try:
-            for number, values in enumerate((line for line in lines if line), start=1):
-                if len(values) != len(names):
-                    msg = f"{uri}, row {number}: {len(values)} values where the heading has {len(names)} columns."
-                    raise DataError(msg)
-                yield dict(zip(names, values, strict=True))
-        except csv.Error as error:
-            msg = f"{uri} is no valid CSV: {error}."
-            raise DataError(msg) from error
-
-    return names, rows()
-
-
-def _is_parquet(data: bytes) -> bool:
-    return data[:4] == b"PAR1"
-
-
-def _parquet(data: bytes, uri: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        msg = f"{uri} is a damaged or incomplete Parquet file."
-        raise DataError(msg) from error
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -117,6 +117,9 @@ class Run:
             RunError: If the frozen listing does not hold them.
             StorageError: If it cannot be read.
         """
+        if not 0 <= index < self.num_slices:
+            msg = f"{self.output} has slices 0 to {self.num_slices - 1}, not {index}."
+            raise RunError(msg)
         wanted = self.rows_of(index)
         first = bisect.bisect_right(self.files, wanted.start, key=lambda file: file.first_row_id) - 1
         tables = []

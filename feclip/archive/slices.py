@@ -192,8 +192,12 @@ def publish_slice(
 
     Raises:
         DataError: If the thresholds do not fit the scores; the scores stand then.
+        RunError: If the rows are not those of the slice, or of another model.
         StorageError: If storage keeps failing.
     """
+    if table["row_id"].to_pylist() != list(run.rows_of(index)) or {*table["model_id"].to_pylist()} != {run.model_id}:
+        msg = f"What was scored for slice {index} of {run.output} is not that slice; nothing is written."
+        raise RunError(msg)
     where = None
     if calibration is not None:
         where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
@@ -287,7 +291,7 @@ def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration, 
 
 def _write(uri: str, table: pa.Table, *, patience_seconds: float) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
     patiently(lambda: write_bytes(uri, content), seconds=patience_seconds)
 
@@ -295,10 +299,11 @@ def _write(uri: str, table: pa.Table, *, patience_seconds: float) -> None:
 def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:
     uri = join_uri(folder, slice_name(index))
     wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
+    content = pa.BufferReader(read_bytes(uri))
     try:
-        table = pq.read_table(pa.BufferReader(read_bytes(uri)), columns=wanted)
-    except pa.ArrowException as error:
-        msg = f"{uri} is damaged ({' '.join(str(error).split())}); delete it and submit the job again."
+        table = pq.read_table(content, columns=wanted, page_checksum_verification=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        msg = f"{uri} is damaged ({type(error).__name__}); delete it and submit the job again."
         raise RunError(msg) from error
     if table["row_id"].to_pylist() != list(run.rows_of(index)):
         msg = f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."

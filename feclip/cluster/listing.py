@@ -7,9 +7,19 @@ from collections.abc import Iterator
 
 import ray
 
-from feclip.archive import LISTING_FOLDER, Block, ListedFile, Part, Source, list_part, plan_parts, write_numbered
+from feclip.archive import (
+    LISTING_FOLDER,
+    Block,
+    ListedFile,
+    Part,
+    Source,
+    first_repeated,
+    list_part,
+    plan_parts,
+    write_numbered,
+)
 from feclip.data import join_uri
-from feclip.errors import FeclipError
+from feclip.errors import DataError, FeclipError
 
 __all__ = ["freeze_listing"]
 
@@ -44,6 +54,8 @@ def freeze_listing(source: Source, *, output: str) -> tuple[list[ListedFile], di
             if num_rows:
                 blocks.append((table, num_rows))
                 columns.update(more)
+    if source.manifest is not None:
+        _refuse_repeated([table for table, _ in blocks], manifest=source.manifest)
     writer = ray.remote(num_cpus=1)(_write_numbered)
     files, first_row_id = [], 0
     folder = join_uri(output, LISTING_FOLDER)
@@ -62,6 +74,14 @@ def freeze_listing(source: Source, *, output: str) -> tuple[list[ListedFile], di
         f"; left out: {', '.join(f'{count} {name}' for name, count in sorted(ignored.items()))}" if ignored else "",
     )
     return written, dict(ignored)
+
+
+def _refuse_repeated(tables: list[object], *, manifest: str) -> None:
+    """Refuse a manifest that names an image twice; all names meet in one task, of 1 GB for ten million."""
+    repeated = ray.get(ray.remote(num_cpus=1)(first_repeated).remote(*tables))
+    if repeated is not None:
+        msg = f"{manifest} names {repeated} more than once; each image has one row."
+        raise DataError(msg)
 
 
 def _list_part(part: Part, source: Source) -> Iterator[object]:

@@ -15,7 +15,7 @@ from feclip.data.decode import sha256
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind, one_line
 from feclip.data.prepare import PreparedImage
-from feclip.data.storage import StorageForbiddenError, StorageMissingError, read_bytes
+from feclip.data.storage import StorageForbiddenError, StorageMissingError, absolute_uri, read_bytes
 from feclip.errors import StorageError
 
 __all__ = ["MAX_FILE_BYTES", "FetchedImage", "fetch_and_decode"]
@@ -93,6 +93,7 @@ def _read_file(uri: str, *, size: int | None, max_file_bytes: int) -> bytes:
         if "\0" in uri or not uri:
             msg = f"Cannot read {uri!r}: a name must not be empty or hold a NUL character."
             raise ImageError(msg, kind=ImageErrorKind.unreadable_name)
+        _check_name(uri)
         data = read_bytes(uri)
     except StorageMissingError as error:
         raise ImageError(one_line(str(error)), kind=ImageErrorKind.absent) from error
@@ -104,6 +105,13 @@ def _read_file(uri: str, *, size: int | None, max_file_bytes: int) -> bytes:
         raise
     _check_bytes(uri, num_bytes=len(data), max_file_bytes=max_file_bytes)
     return data
+
+
+def _check_name(uri: str) -> None:
+    try:
+        absolute_uri(uri)
+    except StorageError as error:  # another scheme, no bucket, credentials in the URI: so it will be for ever
+        raise ImageError(one_line(str(error)), kind=ImageErrorKind.unreadable_name) from error
 
 
 def _read_mask(uri: str, *, max_file_bytes: int) -> bytes:

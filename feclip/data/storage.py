@@ -234,7 +234,12 @@ def list_files(uri: str) -> Iterator[FileEntry]:
         empty = False
         if not entry.key.endswith("/"):  # a folder's marker, written by some browsers of object storage
             yield FileEntry(f"{_S3}{bucket}/{entry.key}", entry.size, entry.etag)
-    if empty and uri.rstrip("/") != f"{_S3}{bucket}" and _object_store.object_exists(uri.rstrip("/")):
+    if empty:
+        _refuse_object(uri, bucket=bucket)
+
+
+def _refuse_object(uri: str, *, bucket: str) -> None:
+    if uri.rstrip("/") != f"{_S3}{bucket}" and _object_store.object_exists(uri.rstrip("/")):
         msg = f"Cannot list {uri}: it is an object where a folder is expected."
         raise StorageError(msg)
 
@@ -257,11 +262,15 @@ def list_children(uri: str) -> Iterator[FileEntry | FolderEntry]:
             yield FolderEntry(str(path)) if size is None else FileEntry(str(path), size, None)
         return
     bucket, _ = _object_store.split_uri(uri)
+    empty = True
     for entry in _object_store.list_children(uri if uri.endswith("/") else uri + "/"):
+        empty = False
         if isinstance(entry, str):
             yield FolderEntry(f"{_S3}{bucket}/{entry}")
         elif not entry.key.endswith("/"):
             yield FileEntry(f"{_S3}{bucket}/{entry.key}", entry.size, entry.etag)
+    if empty:
+        _refuse_object(uri, bucket=bucket)
 
 
 def check_writable(uri: str) -> None:
@@ -296,4 +305,4 @@ def _check_no_object_above(uri: str) -> None:
 
 
 def _path(uri: str) -> Path:
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file://") else Path(uri)
+    return Path(unquote(urlsplit(uri).path, errors="surrogateescape")) if uri.startswith("file://") else Path(uri)

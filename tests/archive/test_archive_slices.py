@@ -547,6 +547,20 @@ def test_what_is_said_of_one_file_is_a_row_at_once(
     assert publish_slice(small, 0, table).errors == Counter(forbidden=1, absent=1)
 
 
+def test_an_answer_of_the_storage_is_not_asked_for_again(
+    small: Run, scorer: Scorer, decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = scored(small, 0, decoder=decoder, scorer=scorer)
+    calibration = calibrated(table, model_id=scorer.model_id)
+    with pytest.raises(StorageMissingError):
+        decide_slice(small, 0, calibration=calibration, patience_seconds=60)
+    function, asked = failing(write_bytes, itertools.repeat(StorageForbiddenError("No right to it.")))
+    monkeypatch.setattr(slices_module, "write_bytes", function)
+    with pytest.raises(StorageForbiddenError):
+        publish_slice(small, 0, table, patience_seconds=60)
+    assert len(asked) == 1
+
+
 @pytest.mark.storage
 def test_storage_that_goes_away_is_an_error_and_no_rows(
     s3_bucket: str, scorer: Scorer, decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
