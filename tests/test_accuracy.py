@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import statistics
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -33,3 +34,19 @@ def test_every_result_is_of_the_frozen_backbone_and_pictures(study: ModuleType) 
     records = json.loads(study.RESULTS.read_text(encoding="utf-8"))["results"]
     assert records
     assert all(record["digests"] == frozen for record in records)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_recipe_still_learns(study: ModuleType, tmp_path: Path) -> None:
+    """One seed, minutes: no metric falls further below the study's mean than its spread explains."""
+    study.data(tmp_path)
+    study.run(tmp_path, seeds="0", variants="both", num_threads=2)
+    found = json.loads((tmp_path / "results" / "both-0.json").read_text())["metrics"]
+    records = json.loads(study.RESULTS.read_text(encoding="utf-8"))["results"]
+    runs = [record["metrics"] for record in records if record["variant"] == "both"]
+    for name, metrics in found.items():
+        for metric in study.METRICS:
+            values = [run[name][metric] for run in runs]
+            floor = statistics.mean(values) - max(0.02, 4 * statistics.stdev(values))
+            assert metrics[metric] > floor, (name, metric)

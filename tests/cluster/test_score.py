@@ -205,6 +205,28 @@ def test_images_that_the_bundle_knows_do_not_calibrate_it(
     assert f"{num_scored} normal images, and percentile 99.5 (percentile) needs 200" in scarce.error_line
 
 
+def test_images_with_errors_are_scored_once_more_when_asked(
+    scored: tuple[str, Finished], bundle: str, archive: Path, run_job: JobRunner, tmp_path: Path
+) -> None:
+    shutil.copytree(scored[0], tmp_path / "run")
+    mended = next(name for name, kind in KINDS.items() if kind == "empty")
+    (archive / mended).write_bytes(GOOD["png"][0])
+    try:
+        flags = ("--bundle", bundle, "--archive", str(archive), "--output", "run", *OPTIONS)
+        done = run_job(*flags, "--retry_errors", "true", job="score.py")
+    finally:
+        (archive / mended).write_bytes(BAD_FILES[mended])
+    assert done.returncode == 0, done.output
+    before, after = (table_of(output).to_pylist() for output in (scored[0], str(tmp_path / "run")))
+    changed = [now for old, now in zip(before, after, strict=True) if old["error_kind"] != now["error_kind"]]
+    assert [row["uri"] for row in changed] == [f"{archive}/{mended}"]
+    assert changed[0]["error"] is None
+    assert changed[0]["image_logit"] is not None
+    for old, now in zip(before, after, strict=True):
+        if old["image_logit"] is not None:
+            assert now["image_logit"] == pytest.approx(old["image_logit"], abs=1e-5)
+
+
 def members(mark: str) -> Iterator[tuple[int, str]]:
     """Yield pid and title of every process whose environment holds a mark."""
     for folder in Path("/proc").iterdir():

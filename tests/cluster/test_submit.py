@@ -1,5 +1,6 @@
 """``ray job submit`` against a cluster that the test starts and ends by handle."""
 
+import json
 import os
 import signal
 import socket
@@ -78,6 +79,19 @@ def test_a_submitted_job_trains(
     done = submit(dashboard, ray_env, "python", "jobs/finetune.py", *small_run, "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert [record["epoch"] for record in read_bundle(str(tmp_path / "out")).metrics] == [1, 2]
+
+
+def test_a_submitted_job_scores_what_a_submitted_job_trained(
+    dashboard: str, ray_env: dict[str, str], small_mvtec: Path, tmp_path: Path
+) -> None:
+    zero = ("--optim.epochs", "0", "--model.backbone", "feclip-demo", "--output", str(tmp_path / "bundle"))
+    trained = submit(dashboard, ray_env, "python", "jobs/finetune.py", *zero)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    flags = ("--bundle", str(tmp_path / "bundle"), "--archive", str(small_mvtec / "tile" / "test"))
+    done = submit(dashboard, ray_env, "python", "jobs/score.py", *flags, "--output", str(tmp_path / "scores"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "scores" / "_SUMMARY.json").read_text())
+    assert summary["num_scored"] == len(list((small_mvtec / "tile" / "test").rglob("*.png")))
 
 
 def test_the_job_is_executable_and_refuses_relative_paths(
