@@ -10,7 +10,7 @@
 :func:`calibrate` does the first five for parts that one process can read three times.
 """
 
-from feclip.calibration.deciding import count_observed, decide, with_observed
+from feclip.calibration.deciding import AlarmKey, count_observed, decide, with_observed
 from feclip.calibration.fitting import fit
 from feclip.calibration.in_process import calibrate
 from feclip.calibration.levels import Variant, num_needed, parse_percentile, rank_of, rate_interval
@@ -20,6 +20,7 @@ from feclip.calibration.reading import read_calibration
 from feclip.calibration.record import Calibration, Decision, Fitted, GroupCalibration, Observed, Threshold
 
 __all__ = [
+    "AlarmKey",
     "Calibration",
     "CalibrationOptions",
     "Decision",

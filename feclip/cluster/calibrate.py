@@ -21,6 +21,7 @@ import ray
 from feclip.archive import Run, find_run, read_scores
 from feclip.bundle import Bundle, read_bundle, write_calibrated
 from feclip.calibration import (
+    AlarmKey,
     Calibration,
     CalibrationOptions,
     Detail,
@@ -33,10 +34,9 @@ from feclip.calibration import (
     survey_scores,
     with_observed,
 )
-from feclip.calibration.deciding import AlarmKey
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
-from feclip.cluster.session import session
+from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import mapped
 from feclip.config import CalibrateConfig, ScoreConfig
 from feclip.data import check_writable, exists, join_uri
@@ -59,6 +59,7 @@ def calibrate(config: CalibrateConfig) -> str:
     Raises:
         FeclipError: One line that says what is wrong; no bundle is left behind then.
     """
+    use_endpoint(config.cluster)
     config = dataclasses.replace(
         config,
         bundle=absolute_path("bundle", config.bundle),

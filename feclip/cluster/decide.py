@@ -7,7 +7,7 @@ from collections import Counter
 from feclip.archive import Tally, check_slices, find_run
 from feclip.bundle import read_bundle
 from feclip.cluster.paths import absolute_path
-from feclip.cluster.session import session
+from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import DecideConfig
 from feclip.data import check_writable
@@ -24,6 +24,7 @@ def decide(config: DecideConfig) -> str:
     Raises:
         FeclipError: One line that says what is wrong.
     """
+    use_endpoint(config.cluster)
     config = dataclasses.replace(
         config, bundle=absolute_path("bundle", config.bundle), scores=absolute_path("scores", config.scores)
     )

@@ -16,7 +16,7 @@ from feclip.building import check_model, read_labelled
 from feclip.bundle import read_bundle
 from feclip.cluster.inspection import inspected
 from feclip.cluster.paths import absolute_paths
-from feclip.cluster.session import require_resources, session
+from feclip.cluster.session import require_resources, session, use_endpoint
 from feclip.cluster.train import train
 from feclip.config import FinetuneConfig
 from feclip.data import INSPECTION_SCHEMA, MANIFEST_SCHEMA, Split, check_writable
@@ -38,6 +38,7 @@ def finetune(config: FinetuneConfig) -> str:
     Raises:
         FeclipError: One line that says what is wrong; nothing that looks whole is left behind.
     """
+    use_endpoint(config.cluster)
     config = absolute_paths(config)
     check_model(config.model)
     check_writable(config.output)

@@ -40,7 +40,7 @@ from feclip.calibration import Calibration
 from feclip.cluster.listing import freeze_listing
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.progress import Progress
-from feclip.cluster.session import require_actors, session
+from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import ScoreConfig, ScoringConfig
 from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, exists, join_uri, read_bytes, write_bytes
@@ -67,6 +67,7 @@ def score(config: ScoreConfig) -> str:
     Raises:
         FeclipError: One line that says what is wrong. What was written is whole; submitted again, the job goes on.
     """
+    use_endpoint(config.cluster)
     config = dataclasses.replace(
         config,
         bundle=absolute_path("bundle", config.bundle),

@@ -12,17 +12,26 @@ from ray._private.state import state as cluster_state  # what Ray Train asks too
 from feclip.config import ClusterConfig
 from feclip.errors import ConfigError, RunError
 
-__all__ = ["is_submitted_job", "require_actors", "require_resources", "session"]
+__all__ = ["is_submitted_job", "require_actors", "require_resources", "session", "use_endpoint"]
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL"
+ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")  # the second one wins where it is set
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
 
 
 def is_submitted_job() -> bool:
     """Return whether ``ray job submit`` started this process, in an unpacked copy of the working directory."""
     return JOB_VARIABLE in os.environ
+
+
+def use_endpoint(config: ClusterConfig) -> None:
+    """Make the job's object storage that of this process, before anything is read; `session` tells the workers."""
+    os.environ.update(_endpoint(config))
+
+
+def _endpoint(config: ClusterConfig) -> dict[str, str]:
+    return {} if config.storage_endpoint is None else dict.fromkeys(ENDPOINT_VARIABLES, config.storage_endpoint)
 
 
 @contextmanager
@@ -34,8 +43,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
     Raises:
         RunError: If the cluster that ``RAY_ADDRESS`` names does not answer.
     """
-    environment = {} if config.storage_endpoint is None else {ENDPOINT_VARIABLE: config.storage_endpoint}
-    os.environ.update(environment)
+    environment = _endpoint(config)
     owned = not ray.is_initialized()
     if owned:
         address = os.environ.get(RAY_ADDRESS_ENVIRONMENT_VARIABLE)

@@ -114,6 +114,23 @@ def test_an_object_storage_that_does_not_answer(
     is_clear(done, "s3://runs/out", endpoint)
 
 
+@pytest.mark.parametrize("job", ["finetune.py", "score.py"])
+def test_the_endpoint_of_one_job_is_asked_from_its_first_look_on(
+    job: str, small_mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/not-this-one")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        more = {
+            "finetune.py": ("--data.root", str(small_mvtec), *SMALL_RUN, "--output", "s3://runs/out"),
+            "score.py": ("--bundle", "s3://runs/bundle", "--archive", str(small_mvtec), "--output", str(tmp_path)),
+        }
+        done = run_here(*more[job], "--cluster.storage_endpoint", endpoint, job=job)
+    is_clear(done, "s3://runs/", endpoint)
+
+
 def test_more_gpus_than_there_are(small_mvtec: Path, run_job: JobRunner, tmp_path: Path) -> None:
     done = run_job(
         "--data.root", str(small_mvtec), *SMALL_RUN, "--output", "out",
