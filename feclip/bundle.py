@@ -183,6 +183,11 @@ def write_calibrated(uri: str, *, bundle: Bundle, calibration: Calibration, imag
         CALIBRATION_FILE: _json(calibration.to_json()),
     }
     record = json.loads(read_bytes(join_uri(bundle.uri, CONFIG_FILE)))
+    if record["model_id"] != bundle.model_id or any(
+        record["files"][name] != hashlib.sha256(files[name]).hexdigest() for name in (ADAPTERS_FILE, METRICS_FILE)
+    ):
+        msg = f"{bundle.uri} was replaced while it was calibrated; calibrate it again."
+        raise BundleError(msg)
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in files.items():
         write_bytes(join_uri(uri, name), content)

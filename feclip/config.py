@@ -428,6 +428,9 @@ class ScoringConfig:
             _require(f"score.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
         if self.slice_size is not None:
             _require("score.slice_size", self.slice_size, rule="at least 1", holds=self.slice_size >= 1)
+        gpus = self.gpus_per_actor
+        rule = "a whole number or a share below 1"
+        _require("score.gpus_per_actor", gpus, rule=rule, holds=0 <= gpus < 1 or float(gpus).is_integer())
         for name in ("gpus_per_actor", "storage_patience"):
             _require(f"score.{name}", getattr(self, name), rule="at least 0", holds=getattr(self, name) >= 0)
         _require("score.max_error_rate", self.max_error_rate, rule="in [0, 1]", holds=0 <= self.max_error_rate <= 1)

@@ -11,10 +11,10 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -74,6 +74,18 @@ class Source:
     """Parquet or CSV file, absolute."""
     listing: ListingConfig = field(default_factory=ListingConfig)
     """Which objects of a folder are images; without effect on a manifest."""
+    manifest_sha256: str | None = None
+    """Of the manifest, which every part must find; None where it is not known yet."""
+
+    def identified(self) -> Self:
+        """Return the source with the digest of its manifest, if it is one.
+
+        Raises:
+            StorageError: If the manifest cannot be read.
+        """
+        if self.manifest is None:
+            return self
+        return replace(self, manifest_sha256=hashlib.sha256(read_bytes(self.manifest)).hexdigest())
 
     def identity(self) -> dict[str, Any]:
         """Return as JSON what makes another submission another archive: for a manifest also its content.
@@ -83,7 +95,7 @@ class Source:
         """
         if self.manifest is None:
             return {"archive": self.archive, **{name: _plain(value) for name, value in asdict(self.listing).items()}}
-        digest = hashlib.sha256(read_bytes(self.manifest)).hexdigest()
+        digest = self.manifest_sha256 or self.identified().manifest_sha256
         return {"archive": self.archive, "manifest": self.manifest, "manifest_sha256": digest}
 
 
@@ -195,9 +207,9 @@ def write_numbered(folder: str, table: pa.Table, *, first_row_id: int, columns: 
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(arrays, schema=schema), sink)
     content = sink.getvalue().to_pybytes()
-    name = f"rows-{first_row_id:012d}.parquet"
-    write_bytes(f"{folder}/{name}", content)
     digest = hashlib.sha256(content).hexdigest()
+    name = f"rows-{first_row_id:012d}-{digest[:16]}.parquet"  # two runs that begin at once do not meet
+    write_bytes(f"{folder}/{name}", content)
     return ListedFile(name=name, first_row_id=first_row_id, num_rows=rows, sha256=digest)
 
 
@@ -210,7 +222,8 @@ def _open(uri: str) -> list[tuple[str, bool]]:
 def _manifest_rows(part: Part, source: Source) -> Iterator[dict[str, Any]]:
     assert source.manifest is not None
     root = (source.archive or source.manifest.rpartition("/")[0]).rstrip("/")
-    for found in read_rows(source.manifest, root=root, row_groups=part.row_groups):
+    rows = read_rows(source.manifest, root=root, row_groups=part.row_groups, sha256=source.manifest_sha256)
+    for found in rows:
         known = {"uri": found.uri, "size": found.size, "etag": found.etag, MASK_COLUMN: found.valid_mask_uri}
         further = {**_partitions(found.uri.removeprefix(root + "/")), **_renamed(found.further, where=source.manifest)}
         yield known | further

@@ -4,6 +4,7 @@ Row numbers in messages count data rows from one; a CSV's heading is not counted
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,13 +47,16 @@ def count_row_groups(uri: str) -> int:
     return _parquet(data, uri).num_row_groups if _is_parquet(data) else 0
 
 
-def read_rows(uri: str, *, root: str, row_groups: Sequence[int] | None) -> Iterator[ManifestRow]:
+def read_rows(
+    uri: str, *, root: str, row_groups: Sequence[int] | None, sha256: str | None = None
+) -> Iterator[ManifestRow]:
     """Read a manifest, or some row groups of a Parquet one.
 
     Args:
         uri: Parquet or CSV file, told apart by their content.
         root: Folder that relative paths start from.
         row_groups: Zero-based row groups; None for the whole of a CSV, or a Parquet file without rows.
+        sha256: Digest that the file must have; None for any.
 
     Yields:
         The rows, in the file's order.
@@ -62,6 +66,9 @@ def read_rows(uri: str, *, root: str, row_groups: Sequence[int] | None) -> Itera
         StorageError: If the file cannot be read.
     """
     data = read_bytes(uri)
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        msg = f"{uri} was changed while it was read; submit the job again."
+        raise DataError(msg)
     if _is_parquet(data):
         names, rows = _parquet_rows(data, uri, row_groups=row_groups or ())
     else:

@@ -25,7 +25,7 @@ from feclip import __version__
 from feclip.archive.listing import ListedFile, Source
 from feclip.calibration import StatisticOptions
 from feclip.config import ScoringConfig, changed_fields
-from feclip.data import join_uri, list_children, read_bytes, write_bytes
+from feclip.data import FolderEntry, delete, join_uri, list_children, read_bytes, write_bytes
 from feclip.errors import DataError, RunError
 
 __all__ = ["LISTING_FOLDER", "SUMMARY_FILE", "Run", "find_run", "scored_options", "slice_name"]
@@ -72,12 +72,12 @@ class Run:
         """Slices, numbered from zero."""
         return -(-self.num_rows // self.slice_size)
 
-    @property
+    @functools.cached_property
     def listing_digest(self) -> str:
         """Digest of the frozen listing."""
         return _digest([asdict(file) for file in self.files])
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Digest of model, options, source and listing; 16 hexadecimal digits."""
         return _digest(
@@ -105,6 +105,15 @@ class Run:
     def decisions_folder(self, calibration_id: str) -> str:
         """Return where the slices of the decisions of one calibration lie."""
         return join_uri(self.output, DECISIONS_FOLDER, calibration_id)
+
+    def all_decisions(self) -> list[str]:
+        """Return the folders of all calibrations that decided on this output.
+
+        Raises:
+            StorageError: If storage cannot be listed.
+        """
+        found = list_children(join_uri(self.output, DECISIONS_FOLDER))
+        return [entry.uri.rstrip("/") for entry in found if isinstance(entry, FolderEntry)]
 
     def rows_of(self, index: int) -> range:
         """Return the row ids of a slice."""
@@ -150,7 +159,7 @@ class Run:
         return [index for index in wanted if slice_name(index) not in names]
 
     def publish(self) -> None:
-        """Write the claim and make sure that it is the only one.
+        """Write the claim and make sure that it is the only one; it is withdrawn if it is not.
 
         Raises:
             RunError: If another run claimed the output meanwhile.
@@ -164,22 +173,40 @@ class Run:
             "num_rows": self.num_rows,
         }
         text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-        write_bytes(join_uri(self.output, RUN_FOLDER, f"{self.digest}.json"), text.encode())
-        find_run(self.output)
+        own = join_uri(self.output, RUN_FOLDER, f"{self.digest}.json")
+        write_bytes(own, text.encode())
+        others = [uri for uri in _claims(self.output) if not uri.endswith(f"/{self.digest}.json")]
+        if others:
+            delete(own)
+            msg = f"Another run began on {self.output} at the same time ({others[0]}); choose another output."
+            raise RunError(msg)
 
-    def require_same(self, *, model_id: str, options: Mapping[str, Any], source: Mapping[str, Any] | None) -> None:
+    def require_same(
+        self,
+        *,
+        model_id: str,
+        options: Mapping[str, Any],
+        source: Mapping[str, Any] | None,
+        slice_size: int | None = None,
+    ) -> None:
         """Refuse another submission on this run's output.
 
         Args:
             model_id: Of the bundle that is submitted now.
             options: What changes a score or a row, now.
             source: What is to be listed now; None where that is not asked.
+            slice_size: As it is asked for now; None where it is not.
 
         Raises:
             RunError: If anything differs; each difference is named.
         """
-        now = {"model_id": model_id, "options": dict(options), "source": dict(source or self.source)}
-        before = {"model_id": self.model_id, "options": dict(self.options), "source": dict(self.source)}
+        now = {
+            "model_id": model_id,
+            "options": dict(options),
+            "source": dict(source or self.source),
+            "slice_size": slice_size or self.slice_size,
+        }
+        before = {name: _as_dict(getattr(self, name)) for name in now}
         changes = changed_fields(before, now)
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
@@ -225,6 +252,11 @@ class Run:
         )
 
 
+def _as_dict(value: object) -> object:
+    """Return a mapping as a dictionary, and anything else as it is."""
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def scored_options(config: ScoringConfig) -> dict[str, Any]:
     """Return the options that change a score or a row of the table, as JSON values."""
     return {
@@ -252,8 +284,7 @@ def find_run(output: str) -> Run | None:
         RunError: If two runs claim it, or the claim cannot be understood.
         StorageError: If storage cannot be asked.
     """
-    folder = join_uri(output, RUN_FOLDER)
-    claims = [entry.uri for entry in list_children(folder) if entry.uri.endswith(".json")]
+    claims = _claims(output)
     if len(claims) > 1:
         msg = (
             f"{output} is claimed by {len(claims)} runs that began at the same time ({', '.join(claims)}); "
@@ -261,6 +292,10 @@ def find_run(output: str) -> Run | None:
         )
         raise RunError(msg)
     return _read(claims[0], output=output) if claims else None
+
+
+def _claims(output: str) -> list[str]:
+    return [entry.uri for entry in list_children(join_uri(output, RUN_FOLDER)) if entry.uri.endswith(".json")]
 
 
 def _read(uri: str, *, output: str) -> Run:

@@ -46,6 +46,8 @@ __all__ = [
     "check_slices",
     "decide_slice",
     "fetch_slice",
+    "forget_decisions",
+    "patiently",
     "publish_slice",
     "read_scores",
     "score_slice",
@@ -185,7 +187,7 @@ def publish_slice(
 ) -> Tally:
     """Write a slice of the score table all at once, then its decisions.
 
-    Decisions that stood there are deleted first, so that none is older than its scores.
+    Where scores are replaced, `forget_decisions` comes first, so that no decision is older than its scores.
 
     Returns:
         What the slice holds.
@@ -198,15 +200,24 @@ def publish_slice(
     if table["row_id"].to_pylist() != list(run.rows_of(index)) or {*table["model_id"].to_pylist()} != {run.model_id}:
         msg = f"What was scored for slice {index} of {run.output} is not that slice; nothing is written."
         raise RunError(msg)
-    where = None
-    if calibration is not None:
-        where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
-        patiently(lambda: delete(where), seconds=patience_seconds)
     _write(join_uri(run.scores_folder, slice_name(index)), table, patience_seconds=patience_seconds)
     tally = Tally(num_images=len(table), errors=_count(table["error_kind"]))
-    if where is None or calibration is None:
+    if calibration is None:
         return tally
+    where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
     return tally + _decide(run, table, where=where, calibration=calibration, patience_seconds=patience_seconds)
+
+
+def forget_decisions(run: Run, indices: Iterable[int]) -> None:
+    """Delete what every calibration decided on slices that are about to be scored, again or for the first time.
+
+    Raises:
+        StorageError: If storage fails.
+    """
+    for folder in run.all_decisions():
+        undecided = set(run.missing(folder))
+        for index in set(indices) - undecided:
+            delete(join_uri(folder, slice_name(index)))
 
 
 def decide_slice(run: Run, index: int, *, calibration: Calibration, patience_seconds: float = 120.0) -> Tally:
@@ -222,7 +233,7 @@ def decide_slice(run: Run, index: int, *, calibration: Calibration, patience_sec
 
 
 def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a slice of the score table.
+    """Return a slice of the score table, or those of some columns that it has.
 
     Raises:
         RunError: If its rows are not those of the slice.
@@ -250,6 +261,9 @@ def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None
         if calibration_id is not None:
             folder = run.decisions_folder(calibration_id)
             decided = _read(run, index, folder=folder, columns=["row_id", "pred_label"])
+            if decided["pred_label"].is_null().to_pylist() != table["error_kind"].is_valid().to_pylist():
+                msg = f"The decisions of slice {index} in {folder} are not of its scores; delete them and decide again."
+                raise RunError(msg)
             total += Tally(labels=_count_labels(decided))
     return total
 
@@ -301,7 +315,9 @@ def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -
     wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
     content = pa.BufferReader(read_bytes(uri))
     try:
-        table = pq.read_table(content, columns=wanted, page_checksum_verification=True)
+        file = pq.ParquetFile(content, page_checksum_verification=True)
+        there = set(file.schema_arrow.names)
+        table = file.read(columns=None if wanted is None else [name for name in wanted if name in there])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         msg = f"{uri} is damaged ({type(error).__name__}); delete it and submit the job again."
         raise RunError(msg) from error

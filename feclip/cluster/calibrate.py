@@ -85,6 +85,8 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
     """Return the finished scores of the normals, after scoring them if they are images."""
     run = find_run(config.normals)
     if run is None:
+        if find_run(join_uri(config.output, NORMALS_FOLDER)) is not None:
+            logger.info("The normals are those listed before; choose another output to list %s anew.", config.normals)
         output = join_uri(config.output, NORMALS_FOLDER)
         is_manifest = config.normals.lower().endswith(MANIFEST_SUFFIXES)
         score(
@@ -96,7 +98,8 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
                 listing=config.listing,
                 score=config.score,
                 cluster=config.cluster,
-            )
+            ),
+            decides=False,
         )
         run = find_run(output)
         assert run is not None

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
 from feclip import __version__
 from feclip.archive import (
@@ -30,6 +31,7 @@ from feclip.archive import (
     check_slices,
     fetch_slice,
     find_run,
+    forget_decisions,
     publish_slice,
     score_slice,
     scored_options,
@@ -44,7 +46,7 @@ from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import ScoreConfig, ScoringConfig
 from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, exists, join_uri, read_bytes, write_bytes
-from feclip.errors import FeclipError, RunError, StorageError
+from feclip.errors import DataError, FeclipError, RunError, StorageError
 from feclip.scoring import Scorer, input_options
 
 __all__ = ["score"]
@@ -59,10 +61,14 @@ MAX_OPEN_SLICES = 8
 """Slices left open by failing storage after which the job gives up at once."""
 
 
-def score(config: ScoreConfig) -> str:
+def score(config: ScoreConfig, *, decides: bool = True) -> str:
     """Run one scoring job and return the URI of its output.
 
     A finished run does nothing; a broken one does what is missing and only that.
+
+    Args:
+        config: The job.
+        decides: Whether the thresholds of a calibrated bundle are applied; not to the normals of its next calibration.
 
     Raises:
         FeclipError: One line that says what is wrong. What was written is whole; submitted again, the job goes on.
@@ -76,13 +82,20 @@ def score(config: ScoreConfig) -> str:
         manifest=None if config.manifest is None else absolute_path("manifest", config.manifest),
     )
     bundle = read_bundle(config.bundle)
+    if not decides:
+        bundle = dataclasses.replace(bundle, calibration=None)
     if bundle.calibration is not None:
         bundle.calibration.require_statistics(config.score.statistic_options)
     check_writable(config.output)
-    source = Source(archive=config.archive, manifest=config.manifest, listing=config.listing)
+    source = Source(archive=config.archive, manifest=config.manifest, listing=config.listing).identified()
     run = find_run(config.output)
     if run is not None:
-        run.require_same(model_id=bundle.model_id, options=scored_options(config.score), source=source.identity())
+        run.require_same(
+            model_id=bundle.model_id,
+            options=scored_options(config.score),
+            source=source.identity(),
+            slice_size=config.score.slice_size,
+        )
         summary = _finished(run, calibration=bundle.calibration)
         if summary is not None and not config.retry_errors:
             logger.info("%s is finished: %d images, nothing to do.", run.output, summary["num_images"])
@@ -123,6 +136,7 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig) -> dict[str, Any]:
         again = [index for part in mapped(slices_with_errors, run, there) for index in part]
         logger.info("%d slices hold images with errors; they are scored once more.", len(again))
         missing = sorted([*missing, *again])
+    forget_decisions(run, missing)
     calibration = bundle.calibration
     open_slices: list[str] = []
     if missing:
@@ -182,7 +196,12 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
         compute=ray.data.ActorPoolStrategy(
             size=config.num_actors, max_concurrent_calls_per_actor=2, enable_true_multi_threading=True
         ),
-        fn_constructor_kwargs={"run": run, "bundle_uri": bundle.uri, "config": config},
+        fn_constructor_kwargs={
+            "run": run,
+            "bundle_uri": bundle.uri,
+            "config": config,
+            "calibration": bundle.calibration,
+        },
         num_cpus=1,
         num_gpus=config.gpus_per_actor,
     )
@@ -191,7 +210,8 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
             if row["fatal"]:
                 raise RunError(str(row["fatal"]))
             yield row
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        logger.debug("The cluster's own words:", exc_info=error)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         told = next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no message")
         msg = f"Scoring failed ({type(error).__name__}): {told}"
@@ -224,12 +244,12 @@ def _fetch(
 class _ScoringActor:
     """Holds the model and the thresholds; scores a slice and writes it. Calls overlap: one scores, others write."""
 
-    def __init__(self, *, run: Run, bundle_uri: str, config: ScoringConfig) -> None:
+    def __init__(self, *, run: Run, bundle_uri: str, config: ScoringConfig, calibration: Calibration | None) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
         self._patience = config.storage_patience
         bundle = read_bundle(bundle_uri)
-        self._calibration = bundle.calibration
+        self._calibration = calibration
         self._scorer = Scorer(
             bundle,
             device="cuda" if config.gpus_per_actor > 0 else "cpu",
@@ -259,6 +279,9 @@ class _ScoringActor:
             )
         except StorageError as error:
             return done | {"failure": str(error)}
+        except DataError as error:  # no thresholds for it; the scores stand, and the end of the job names this
+            logger.warning("Slice %d is scored but not decided: %s", index, error)
+            return done | {"num_images": len(table), "num_errors": table["error"].is_valid().to_pylist().count(True)}
         except FeclipError as error:
             return done | {"fatal": str(error)}
         return done | {"num_images": tally.num_images, "num_errors": tally.errors.total()}
@@ -281,10 +304,15 @@ def _finished(run: Run, *, calibration: Calibration | None) -> dict[str, Any] | 
     if not exists(where):
         return None
     try:
-        summary = dict(json.loads(read_bytes(where)))
+        summary = json.loads(read_bytes(where))
     except ValueError:
         return None
+    if not isinstance(summary, dict):
+        return None
     wanted = None if calibration is None else calibration.calibration_id
+    folders = [run.scores_folder, *([] if wanted is None else [run.decisions_folder(wanted)])]
+    if any(run.missing(folder) for folder in folders):  # somebody deleted a damaged slice, as the message says
+        return None
     same = summary.get("digest") == run.digest and wanted in {None, summary.get("calibration_id")}
     return summary if same else None
 
@@ -333,6 +361,8 @@ def _log_summary(summary: dict[str, Any], *, output: str) -> None:
             summary["seconds"],
             summary["images_per_second"],
         )
+    if summary["thresholds"]:
+        logger.info("Thresholds: %s", json.dumps(summary["thresholds"]))
     if summary["labels"]:
         labels = ", ".join(f"{count} {label}" for label, count in summary["labels"].items())
         logger.info("Decided by calibration %s: %s", summary["calibration_id"][:12], labels)

@@ -52,13 +52,13 @@ def decide_slices(run: Run, calibration: Calibration) -> None:
         StorageError: If storage fails.
     """
     folder = run.decisions_folder(calibration.calibration_id)
-    text = json.dumps(calibration.to_json(), indent=1) + "\n"
-    write_bytes(join_uri(folder, CALIBRATION_FILE), text.encode())
     missing = run.missing(folder)
     if missing:
         logger.info("Deciding on %d slices by calibration %s", len(missing), calibration.calibration_id[:12])
     for _ in mapped(_decide, run, missing, calibration=calibration):
         pass
+    text = json.dumps(calibration.to_json(), indent=1) + "\n"
+    write_bytes(join_uri(folder, CALIBRATION_FILE), text.encode())  # last: a folder without it is not finished
 
 
 def _decide(run: Run, indices: Iterable[int], *, calibration: Calibration) -> None:

@@ -234,7 +234,7 @@ def test_a_file_of_the_listing_is_the_same_bytes_whoever_writes_it(folder: str) 
     table = next(list_part(plan_parts(source)[0], source)).table
     files = [write_numbered(f"{folder}/{run}", table, first_row_id=9, columns=["line", "none"]) for run in ("x", "y")]
     assert files[0] == files[1]
-    assert files[0].name == "rows-000000000009.parquet"
+    assert files[0].name == f"rows-000000000009-{files[0].sha256[:16]}.parquet"
     contents = [read_bytes(f"{folder}/{run}/{files[0].name}") for run in ("x", "y")]
     assert contents[0] == contents[1]
     assert pq.read_table(pa.BufferReader(contents[0]))["none"].to_pylist() == [None] * len(table)

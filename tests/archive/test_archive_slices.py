@@ -26,6 +26,7 @@ from feclip.archive import (
     check_slices,
     decide_slice,
     fetch_slice,
+    forget_decisions,
     list_part,
     plan_parts,
     publish_slice,
@@ -331,7 +332,7 @@ def test_decisions_are_those_of_the_calibration_and_follow_the_scores(
         deeds.clear()
         tally = publish_slice(run, index, table, calibration=calibration, patience_seconds=0)
         decided, scores = join_uri(folder, slice_name(index)), join_uri(run.scores_folder, slice_name(index))
-        assert deeds == [("delete", decided), ("write_bytes", scores), ("write_bytes", decided)]
+        assert deeds == [("write_bytes", scores), ("write_bytes", decided)]
         expected = decide(table, calibration, statistic_options=run.statistic_options)
         assert pq.read_table(pa.BufferReader(read_bytes(decided))).equals(expected)
         labels = expected["pred_label"].to_pylist()
@@ -357,6 +358,7 @@ def test_thresholds_that_do_not_fit_leave_the_scores_and_no_decisions(
     for calibration, words in ((other_options, "topk_fraction"), (other_model, "model_id")):
         where = join_uri(small.decisions_folder(calibration.calibration_id), slice_name(0))
         write_bytes(where, b"decisions on older scores")
+        forget_decisions(small, [0])
         with pytest.raises(DataError, match=words):
             publish_slice(small, 0, table, calibration=calibration)
         assert read_scores(small, 0).equals(table)
@@ -504,7 +506,7 @@ def test_storage_that_fails_for_a_moment_costs_no_image(
     small: Run, scorer: Scorer, decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = scored(small, 0, decoder=decoder, scorer=scorer)
-    for module, name in ((fetch_module, "read_bytes"), (slices_module, "write_bytes"), (slices_module, "delete")):
+    for module, name in ((fetch_module, "read_bytes"), (slices_module, "write_bytes")):
         errors = itertools.chain([StorageError("A moment of failure.")], itertools.repeat(None))
         function, asked = failing(getattr(module, name), errors)
         with monkeypatch.context() as patch:
@@ -514,7 +516,7 @@ def test_storage_that_fails_for_a_moment_costs_no_image(
             calibration = calibrated(table, model_id=scorer.model_id)
             publish_slice(small, 0, table, calibration=calibration, patience_seconds=20)
         assert asked[0] == asked[1]
-        assert len(asked) == {"read_bytes": 3, "write_bytes": 3, "delete": 2}[name]
+        assert len(asked) == {"read_bytes": 3, "write_bytes": 3}[name]
         assert table.equals(expected)
         assert read_scores(small, 0).equals(expected)
 
