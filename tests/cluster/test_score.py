@@ -262,9 +262,9 @@ def wait_for_slices(folder: Path, number: int, *, alive: Callable[[], bool]) -> 
 
 
 def matrix(*faults: str, seeds: int) -> list[object]:
-    """Return one seeded moment of each fault, and the others marked slow."""
+    """Return one seeded moment of each fault; the others, and the kill of a whole job, are marked slow."""
     return [
-        pytest.param(fault, seed, marks=[pytest.mark.slow] if seed else [], id=f"{fault}-{seed}")
+        pytest.param(fault, seed, marks=[pytest.mark.slow] if seed or fault == "job" else [], id=f"{fault}-{seed}")
         for fault in faults
         for seed in range(seeds)
     ]
