@@ -335,10 +335,14 @@ class ClusterConfig:
     """Worker failures after which the run gives up; it goes on from the last epoch each time."""
     storage_endpoint: str | None = None
     """URL of an S3-compatible server; null takes AWS_ENDPOINT_URL, or AWS itself."""
+    storage_patience: float = 120.0
+    """Seconds for which a running job tries a request again while storage fails; its first look takes 20."""
 
     def __post_init__(self) -> None:
         _require("cluster.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
         _require("cluster.max_failures", self.max_failures, rule="at least 0", holds=self.max_failures >= 0)
+        patience = self.storage_patience
+        _require("cluster.storage_patience", patience, rule="at least 0", holds=0 <= patience < float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,8 +423,6 @@ class ScoringConfig:
     valid_box, valid_mask; null writes all. Without token_map, maps and new statistics cannot be had later."""
     max_error_rate: float = 0.01
     """Share of images without a score above which the job ends non-zero, with its table whole; 0 to 1."""
-    storage_patience: float = 120.0
-    """Seconds for which a read or write of a slice is tried again while storage fails."""
 
     def __post_init__(self) -> None:
         StatisticOptions(topk_fraction=self.topk_fraction, smoothing_sigma=self.smoothing_sigma)
@@ -429,10 +431,9 @@ class ScoringConfig:
         if self.slice_size is not None:
             _require("score.slice_size", self.slice_size, rule="at least 1", holds=self.slice_size >= 1)
         gpus = self.gpus_per_actor
-        rule = "a whole number or a share below 1"
-        _require("score.gpus_per_actor", gpus, rule=rule, holds=0 <= gpus < 1 or float(gpus).is_integer())
-        for name in ("gpus_per_actor", "storage_patience"):
-            _require(f"score.{name}", getattr(self, name), rule="at least 0", holds=getattr(self, name) >= 0)
+        rule = "a whole number of at least 0, or a share below 1"
+        holds = gpus >= 0 and (gpus < 1 or float(gpus).is_integer())
+        _require("score.gpus_per_actor", gpus, rule=rule, holds=holds)
         _require("score.max_error_rate", self.max_error_rate, rule="in [0, 1]", holds=0 <= self.max_error_rate <= 1)
         _require_member("score.precision", self.precision, Precision)
         unknown = sorted({*(self.columns or ())} - {*OPTIONAL_COLUMNS})
@@ -472,6 +473,9 @@ class ScoreConfig:
         if self.archive is None and self.manifest is None:
             msg = "archive or manifest is required: a folder or s3:// prefix of images, or a table of them."
             raise ValueError(msg)
+        if self.manifest is not None and self.listing != ListingConfig():
+            msg = "listing chooses among the objects of an archive; a manifest names its images, so leave it out."
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -499,6 +503,14 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         _require_texts(bundle=self.bundle, normals=self.normals, output=self.output)
+        if self.root is not None and not self.normals_are_manifest:
+            msg = "root is what relative paths of a manifest start from, and normals names no .csv or .parquet file."
+            raise ValueError(msg)
+
+    @property
+    def normals_are_manifest(self) -> bool:
+        """Whether the normals are named by a table, by the end of its name."""
+        return self.normals.lower().endswith((".csv", ".parquet"))
 
 
 @dataclass(frozen=True, kw_only=True)

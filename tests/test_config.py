@@ -66,6 +66,7 @@ DEFAULTS = {
     "cluster.use_gpu": False,
     "cluster.max_failures": 3,
     "cluster.storage_endpoint": None,
+    "cluster.storage_patience": 120.0,
     "seed": 0,
     "output": "/out",
 }

@@ -4,21 +4,19 @@
     table = score_slice(run, fetched, scorer=...)         the slice of the score table
     publish_slice(run, index, table, calibration=...)     one file that is there or not
 
-Storage that fails is tried again for as long as the caller says; after that the slice stays without a file.
+Where storage fails, the slice stays without a file.
 """
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from feclip.archive.listing import MASK_COLUMN
 from feclip.archive.run import Run, slice_name
@@ -27,8 +25,6 @@ from feclip.config import OPTIONAL_COLUMNS
 from feclip.data import (
     FetchedImage,
     GuardedDecoder,
-    StorageForbiddenError,
-    StorageMissingError,
     delete,
     fetch_and_decode,
     join_uri,
@@ -36,7 +32,7 @@ from feclip.data import (
     unpack_valid_pixels,
     write_bytes,
 )
-from feclip.errors import RunError, StorageError
+from feclip.errors import RunError
 from feclip.score_table import SCORE_SCHEMA, build_score_table
 from feclip.scoring import Scorer
 
@@ -47,16 +43,12 @@ __all__ = [
     "decide_slice",
     "fetch_slice",
     "forget_decisions",
-    "patiently",
     "publish_slice",
     "read_scores",
     "score_slice",
     "slices_with_errors",
 ]
 
-logger = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
 _FETCHED = pa.schema(
     [
         pa.field("row_id", pa.int64()),
@@ -112,9 +104,7 @@ class Tally:
         )
 
 
-def fetch_slice(
-    run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8, patience_seconds: float = 120.0
-) -> FetchedSlice:
+def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8) -> FetchedSlice:
     """Read and decode the images of a slice.
 
     Args:
@@ -122,22 +112,16 @@ def fetch_slice(
         index: Number of the slice, from zero.
         decoder: Where the images are decoded.
         num_readers: Images that are read at the same time.
-        patience_seconds: How long one read is tried again while storage fails.
 
     Raises:
         StorageError: If storage keeps failing; nothing is known of the slice then.
         RunError: If the listing lacks the slice, or no decoder can be started.
     """
-    listing = patiently(lambda: run.read_listing(index), seconds=patience_seconds)
+    listing = run.read_listing(index)
     images = listing.select(["uri", "size", MASK_COLUMN]).to_pylist()
 
     def fetch(image: dict[str, Any]) -> FetchedImage:
-        return patiently(
-            lambda: fetch_and_decode(
-                image["uri"], decoder=decoder, size=image["size"], valid_mask_uri=image[MASK_COLUMN]
-            ),
-            seconds=patience_seconds,
-        )
+        return fetch_and_decode(image["uri"], decoder=decoder, size=image["size"], valid_mask_uri=image[MASK_COLUMN])
 
     pool = ThreadPoolExecutor(num_readers)
     try:
@@ -152,7 +136,7 @@ def fetch_slice(
     return FetchedSlice(index=index, rows=rows, pixels=pixels)
 
 
-def score_slice(run: Run, fetched: FetchedSlice, *, scorer: Scorer, patience_seconds: float = 120.0) -> pa.Table:
+def score_slice(run: Run, fetched: FetchedSlice, *, scorer: Scorer) -> pa.Table:
     """Score a fetched slice.
 
     Returns:
@@ -170,21 +154,14 @@ def score_slice(run: Run, fetched: FetchedSlice, *, scorer: Scorer, patience_sec
         mask[:] = unpack_valid_pixels(tuple(row["valid_box"]), row.get("valid_mask"), image_size=size)
     for row, scores in zip(decoded, scorer.score(pixels, valid).rows(), strict=True):
         row.update(scores)
-    listing = patiently(lambda: run.read_listing(fetched.index), seconds=patience_seconds)
+    listing = run.read_listing(fetched.index)
     table = build_score_table(listing.drop_columns([MASK_COLUMN]), rows=fetched.rows, model_id=scorer.model_id)
     wanted = run.options["columns"]
     unwanted = [] if wanted is None else [name for name in OPTIONAL_COLUMNS if name not in wanted]
     return table.drop_columns(unwanted)
 
 
-def publish_slice(
-    run: Run,
-    index: int,
-    table: pa.Table,
-    *,
-    calibration: Calibration | None = None,
-    patience_seconds: float = 120.0,
-) -> Tally:
+def publish_slice(run: Run, index: int, table: pa.Table, *, calibration: Calibration | None = None) -> Tally:
     """Write a slice of the score table all at once, then its decisions.
 
     Where scores are replaced, `forget_decisions` comes first, so that no decision is older than its scores.
@@ -200,12 +177,12 @@ def publish_slice(
     if table["row_id"].to_pylist() != list(run.rows_of(index)) or {*table["model_id"].to_pylist()} != {run.model_id}:
         msg = f"What was scored for slice {index} of {run.output} is not that slice; nothing is written."
         raise RunError(msg)
-    _write(join_uri(run.scores_folder, slice_name(index)), table, patience_seconds=patience_seconds)
+    _write(join_uri(run.scores_folder, slice_name(index)), table)
     tally = Tally(num_images=len(table), errors=_count(table["error_kind"]))
     if calibration is None:
         return tally
     where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
-    return tally + _decide(run, table, where=where, calibration=calibration, patience_seconds=patience_seconds)
+    return tally + _decide(run, table, where=where, calibration=calibration)
 
 
 def forget_decisions(run: Run, indices: Iterable[int]) -> None:
@@ -220,16 +197,16 @@ def forget_decisions(run: Run, indices: Iterable[int]) -> None:
             delete(join_uri(folder, slice_name(index)))
 
 
-def decide_slice(run: Run, index: int, *, calibration: Calibration, patience_seconds: float = 120.0) -> Tally:
+def decide_slice(run: Run, index: int, *, calibration: Calibration) -> Tally:
     """Decide on a slice whose scores stand, and write the decisions all at once.
 
     Raises:
         DataError: If the thresholds do not fit the scores.
         StorageError: If storage keeps failing.
     """
-    table = patiently(lambda: read_scores(run, index), seconds=patience_seconds)
+    table = read_scores(run, index)
     where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
-    return _decide(run, table, where=where, calibration=calibration, patience_seconds=patience_seconds)
+    return _decide(run, table, where=where, calibration=calibration)
 
 
 def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -277,37 +254,16 @@ def slices_with_errors(run: Run, indices: Iterable[int]) -> list[int]:
     return [index for index in indices if check_slices(run, [index]).errors]
 
 
-def patiently(function: Callable[[], _T], *, seconds: float) -> _T:
-    """Call until storage works again, for so many seconds; what says something about one file is raised at once.
-
-    Raises:
-        StorageError: If storage still fails then.
-    """
-    policy = Retrying(
-        stop=stop_after_delay(seconds),
-        wait=wait_exponential_jitter(multiplier=0.5, max=5.0, jitter=0.5),
-        retry=retry_if_exception(_is_about_storage),
-        before_sleep=lambda state: logger.warning("%s Trying again.", state.outcome and state.outcome.exception()),
-        reraise=True,
-    )
-    return policy(function)
-
-
-def _is_about_storage(error: BaseException) -> bool:
-    return isinstance(error, StorageError) and not isinstance(error, StorageMissingError | StorageForbiddenError)
-
-
-def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration, patience_seconds: float) -> Tally:
+def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration) -> Tally:
     decided = decide(table, calibration, statistic_options=run.statistic_options)
-    _write(where, decided, patience_seconds=patience_seconds)
+    _write(where, decided)
     return Tally(labels=_count_labels(decided))
 
 
-def _write(uri: str, table: pa.Table, *, patience_seconds: float) -> None:
+def _write(uri: str, table: pa.Table) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    content = sink.getvalue().to_pybytes()
-    patiently(lambda: write_bytes(uri, content), seconds=patience_seconds)
+    write_bytes(uri, sink.getvalue().to_pybytes())
 
 
 def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:

@@ -18,6 +18,7 @@ from feclip.calibration.normals import Detail, Query, Survey, count_detail, plan
 from feclip.calibration.options import CalibrationOptions, Normalization, Percentiles, Rule, Statistic, StatisticOptions
 from feclip.calibration.reading import read_calibration
 from feclip.calibration.record import Calibration, Decision, Fitted, GroupCalibration, Observed, Threshold
+from feclip.calibration.table import score_columns
 
 __all__ = [
     "AlarmKey",
@@ -48,6 +49,7 @@ __all__ = [
     "rank_of",
     "rate_interval",
     "read_calibration",
+    "score_columns",
     "survey_scores",
     "with_observed",
 ]

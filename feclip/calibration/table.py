@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from feclip.calibration.options import Statistic
 from feclip.errors import DataError
 
-__all__ = ["Scores", "read_scores"]
+__all__ = ["Scores", "read_scores", "score_columns"]
 
 Floats = npt.NDArray[np.float32]
 
@@ -50,6 +50,16 @@ class Scores:
             yield group, self.of_group(group)
 
 
+def score_columns(threshold_by: str | None, statistics: Sequence[Statistic] = tuple(Statistic)) -> list[str]:
+    """Return the columns that `read_scores` needs.
+
+    Example:
+        >>> score_columns("line")[-1]
+        'line'
+    """
+    return ["model_id", *map(str, statistics), *([] if threshold_by is None else [threshold_by])]
+
+
 def read_scores(
     table: pa.Table, *, model_id: str, threshold_by: str | None, statistics: Sequence[Statistic] = tuple(Statistic)
 ) -> Scores:
@@ -65,8 +75,7 @@ def read_scores(
         DataError: If a column is missing or of another type, another model scored it, a score is not finite, a row
             has some of its scores only, or a scored row has no group.
     """
-    needed = ["model_id", *statistics, *([] if threshold_by is None else [threshold_by])]
-    missing = [str(name) for name in needed if name not in table.column_names]
+    missing = [name for name in score_columns(threshold_by, statistics) if name not in table.column_names]
     if missing:
         msg = f"the score table has no column {', '.join(missing)}; it has {', '.join(table.column_names)}."
         raise DataError(msg)

@@ -31,6 +31,7 @@ from feclip.calibration import (
     count_observed,
     fit,
     plan_query,
+    score_columns,
     survey_scores,
     with_observed,
 )
@@ -48,7 +49,6 @@ logger = logging.getLogger(__name__)
 
 NORMALS_FOLDER = "_normals"
 """Below the output: the score table of normals that were not scored yet."""
-MANIFEST_SUFFIXES = (".csv", ".parquet")
 ANOMALOUS = {"1", "1.0", "true"}
 SHOWN_GROUPS = 20
 
@@ -75,7 +75,13 @@ def calibrate(config: CalibrateConfig) -> str:
     with session(config.cluster):
         run = _scored_normals(bundle, config=config)
         calibrated_by = _known_and_new(run, bundle=bundle, allow=config.allow_trained_images)
-        calibration = _fitted(run, options=config.calibrate)
+        try:
+            calibration = _fitted(run, options=config.calibrate)
+        except DataError as error:
+            if run.output == config.normals:
+                raise
+            msg = f"{error} Their scores stay in {run.output}; more normals need another output."
+            raise DataError(msg) from error
     _write(calibration, bundle=bundle, images=calibrated_by, output=config.output)
     _log(calibration)
     return config.output
@@ -88,7 +94,7 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
         if find_run(join_uri(config.output, NORMALS_FOLDER)) is not None:
             logger.info("The normals are those listed before; choose another output to list %s anew.", config.normals)
         output = join_uri(config.output, NORMALS_FOLDER)
-        is_manifest = config.normals.lower().endswith(MANIFEST_SUFFIXES)
+        is_manifest = config.normals_are_manifest
         score(
             ScoreConfig(
                 bundle=bundle.uri,
@@ -147,7 +153,7 @@ def _images(run: Run, indices: Iterable[int]) -> pa.Table:
     """Return uri and sha256 of the scored images of some slices, and whether a label calls them anomalous."""
     tables = []
     for index in indices:
-        table = read_scores(run, index)
+        table = read_scores(run, index, columns=["uri", "sha256", "label", "image_logit"])
         table = table.filter(pc.is_valid(table["image_logit"]))
         if "sha256" not in table.column_names:
             msg = f"{run.output} has no column sha256, by which known images are told; score with it."
@@ -170,18 +176,22 @@ def _fitted(run: Run, *, options: CalibrationOptions) -> Calibration:
 
 
 def _survey(run: Run, indices: Iterable[int], *, threshold_by: str | None) -> Survey:
-    parts = (read_scores(run, index) for index in indices)
+    parts = (read_scores(run, index, columns=score_columns(threshold_by)) for index in indices)
     surveys = (survey_scores(part, model_id=run.model_id, threshold_by=threshold_by) for part in parts)
     return functools.reduce(Survey.merge, surveys)
 
 
 def _detail(run: Run, indices: Iterable[int], *, query: "ray.ObjectRef[Query]") -> Detail:
     planned: Query = ray.get(query)
-    return functools.reduce(Detail.merge, (count_detail(read_scores(run, index), planned) for index in indices))
+    columns = score_columns(planned.threshold_by)
+    parts = (read_scores(run, index, columns=columns) for index in indices)
+    return functools.reduce(Detail.merge, (count_detail(part, planned) for part in parts))
 
 
 def _observed(run: Run, indices: Iterable[int], *, calibration: Calibration) -> Counter[AlarmKey]:
-    return functools.reduce(operator.add, (count_observed(read_scores(run, index), calibration) for index in indices))
+    columns = score_columns(calibration.threshold_by)
+    parts = (read_scores(run, index, columns=columns) for index in indices)
+    return functools.reduce(operator.add, (count_observed(part, calibration) for part in parts))
 
 
 def _write(calibration: Calibration, *, bundle: Bundle, images: pa.Table, output: str) -> None:

@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import ray
 import ray.data
-from ray.data.exceptions import ExecutionTimeoutError
 
 from feclip import __version__
 from feclip.archive import (
@@ -175,7 +173,7 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it reports as an error it also raises
     dataset = ray.data.from_items(
         [{"index": index} for index in indices], override_num_blocks=min(len(indices), MAX_BLOCKS)
     )
@@ -185,7 +183,6 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
             "run": run,
             "options": input_options(bundle),
             "num_readers": config.num_readers,
-            "patience_seconds": config.storage_patience,
         },
         num_cpus=DECODE_CPUS,
     )
@@ -205,17 +202,10 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
         num_cpus=1,
         num_gpus=config.gpus_per_actor,
     )
-    try:
-        for row in dataset.iter_rows():
-            if row["fatal"]:
-                raise RunError(str(row["fatal"]))
-            yield row
-    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-        logger.debug("The cluster's own words:", exc_info=error)
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        told = next((line for line in reversed(lines) if "Error: " in line), lines[-1] if lines else "no message")
-        msg = f"Scoring failed ({type(error).__name__}): {told}"
-        raise RunError(msg) from error
+    for row in dataset.iter_rows():
+        if row["fatal"]:
+            raise RunError(str(row["fatal"]))
+        yield row
 
 
 @functools.lru_cache(maxsize=1)
@@ -224,16 +214,12 @@ def _decoder(options: InputOptions) -> GuardedDecoder:
     return GuardedDecoder(options)
 
 
-def _fetch(
-    row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int, patience_seconds: float
-) -> dict[str, Any]:
+def _fetch(row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int) -> dict[str, Any]:
     """Read and decode the slice that a row names."""
     index = int(row["index"])
     empty = {"index": index, "rows": b"", "pixels": b"", "failure": "", "fatal": ""}
     try:
-        fetched = fetch_slice(
-            run, index, decoder=_decoder(options), num_readers=num_readers, patience_seconds=patience_seconds
-        )
+        fetched = fetch_slice(run, index, decoder=_decoder(options), num_readers=num_readers)
     except StorageError as error:
         return empty | {"failure": str(error)}
     except FeclipError as error:
@@ -247,18 +233,21 @@ class _ScoringActor:
     def __init__(self, *, run: Run, bundle_uri: str, config: ScoringConfig, calibration: Calibration | None) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
-        self._patience = config.storage_patience
-        bundle = read_bundle(bundle_uri)
         self._calibration = calibration
-        self._scorer = Scorer(
-            bundle,
-            device="cuda" if config.gpus_per_actor > 0 else "cpu",
-            precision=str(config.precision),
-            batch_size=config.batch_size,
-            topk_fraction=config.topk_fraction,
-            smoothing_sigma=config.smoothing_sigma,
-        )
         self._lock = threading.Lock()
+        self._scorer: Scorer | None = None
+        self._fatal = ""
+        try:
+            self._scorer = Scorer(
+                read_bundle(bundle_uri),
+                device="cuda" if config.gpus_per_actor > 0 else "cpu",
+                precision=str(config.precision),
+                batch_size=config.batch_size,
+                topk_fraction=config.topk_fraction,
+                smoothing_sigma=config.smoothing_sigma,
+            )
+        except FeclipError as error:  # raised here, it would only be the last line of Ray's own story
+            self._fatal = str(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         done = self._do({name: values[0] for name, values in batch.items()})
@@ -266,17 +255,15 @@ class _ScoringActor:
 
     def _do(self, row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["index"])
-        done = {"index": index, "failure": str(row["failure"]), "fatal": str(row["fatal"])}
+        done = {"index": index, "failure": str(row["failure"]), "fatal": str(row["fatal"]) or self._fatal}
         done |= {"num_images": 0, "num_errors": 0}
-        if done["failure"] or done["fatal"]:
+        if done["failure"] or done["fatal"] or self._scorer is None:
             return done
         fetched = FetchedSlice.unpack(index, rows=row["rows"], pixels=row["pixels"])
         try:
             with self._lock:
-                table = score_slice(self._run, fetched, scorer=self._scorer, patience_seconds=self._patience)
-            tally = publish_slice(
-                self._run, index, table, calibration=self._calibration, patience_seconds=self._patience
-            )
+                table = score_slice(self._run, fetched, scorer=self._scorer)
+            tally = publish_slice(self._run, index, table, calibration=self._calibration)
         except StorageError as error:
             return done | {"failure": str(error)}
         except DataError as error:  # no thresholds for it; the scores stand, and the end of the job names this

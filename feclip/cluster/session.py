@@ -9,7 +9,9 @@ import ray
 from ray._private.ray_constants import RAY_ADDRESS_ENVIRONMENT_VARIABLE
 from ray._private.state import state as cluster_state  # what Ray Train asks too; Ray is pinned exactly
 
+from feclip.cluster.failures import in_one_line
 from feclip.config import ClusterConfig
+from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
 
 __all__ = ["is_submitted_job", "require_actors", "require_resources", "session", "use_endpoint"]
@@ -39,18 +41,20 @@ def session(config: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the time of a ``with`` block.
 
     ``RAY_ADDRESS`` names a cluster (a submitted job has it set); without it a local one is started and ended here.
+    Within the block, here and on the workers, storage is waited for as long as ``cluster.storage_patience`` says.
 
     Raises:
-        RunError: If the cluster that ``RAY_ADDRESS`` names does not answer.
+        RunError: If the cluster that ``RAY_ADDRESS`` names does not answer, or loses what it was given to do.
     """
-    environment = _endpoint(config)
+    environment = _endpoint(config) | {STORAGE_PATIENCE_VARIABLE: f"{config.storage_patience:g}"}
+    before = os.environ.get(STORAGE_PATIENCE_VARIABLE)
     owned = not ray.is_initialized()
     if owned:
         address = os.environ.get(RAY_ADDRESS_ENVIRONMENT_VARIABLE)
         try:
             ray.init(
                 address=address or "local",  # else Ray would look for a head that may be long dead, and wait for it
-                runtime_env={"env_vars": environment} if environment else None,
+                runtime_env={"env_vars": environment},
                 logging_level=logging.WARNING,
             )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
@@ -63,9 +67,15 @@ def session(config: ClusterConfig) -> Iterator[None]:
             resources.get("CPU", 0),
             resources.get("GPU", 0),
         )
+    os.environ.update(environment)
     try:
-        yield
+        with in_one_line():
+            yield
     finally:
+        if before is None:
+            del os.environ[STORAGE_PATIENCE_VARIABLE]
+        else:
+            os.environ[STORAGE_PATIENCE_VARIABLE] = before
         if owned:
             ray.shutdown()
 

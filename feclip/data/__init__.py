@@ -20,6 +20,7 @@ from feclip.data.mvtec import read_mvtec
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
+    STORAGE_PATIENCE_VARIABLE,
     FileEntry,
     FolderEntry,
     StorageForbiddenError,
@@ -43,6 +44,7 @@ __all__ = [
     "INSPECTION_SCHEMA",
     "MANIFEST_SCHEMA",
     "MAX_PIXELS",
+    "STORAGE_PATIENCE_VARIABLE",
     "Batch",
     "FetchedImage",
     "FileEntry",

@@ -6,22 +6,35 @@ Endpoint, keys and region come from the standard environment variables, read at 
 """
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import s3fs
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
-from feclip.data._storage_errors import http_status, is_transient, object_error
+from feclip.data._storage_errors import http_status, is_transient, object_error, plain_reason
 from feclip.errors import StorageError
 
+STORAGE_PATIENCE_VARIABLE = "FECLIP_STORAGE_PATIENCE"
+"""Environment variable: seconds for which a request is tried again. Read at each call, as the endpoint is."""
 NUM_ATTEMPTS = 4
-"""Tries for one request; with the times below storage that cannot be reached is given up in about 20 s."""
+"""Tries for one request where no patience is set; with the times below, given up in about 20 s."""
 RETRY_SECONDS = 20.0
-"""No further try starts this long after the first one began."""
+"""Where no patience is set, no further try starts this long after the first one began."""
+SECONDS_PER_WARNING = 30.0
+"""A process says at most this often that storage keeps it waiting."""
 CONNECT_SECONDS = 4.0
 """Longest wait for a connection."""
 ANSWER_SECONDS = 15.0
@@ -32,7 +45,10 @@ PAGE_SIZE = 1000
 """Objects in one answer to a listing; S3's own maximum."""
 _NOT_FOUND = 404
 
+logger = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
+_next_warning = 0.0
 _filesystems: dict[tuple[int, frozenset[tuple[str, str]]], s3fs.S3FileSystem] = {}
 
 
@@ -72,12 +88,26 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 def retrying() -> Retrying:
     """Return the one policy by which transient failures are tried again."""
+    patience = os.environ.get(STORAGE_PATIENCE_VARIABLE)
+    short = stop_after_attempt(NUM_ATTEMPTS) | stop_after_delay(RETRY_SECONDS)
     return Retrying(
-        stop=stop_after_attempt(NUM_ATTEMPTS) | stop_after_delay(RETRY_SECONDS),
+        stop=short if patience is None else stop_after_delay(float(patience)),
         wait=wait_exponential_jitter(multiplier=0.3, max=3.0, jitter=0.3),
         retry=retry_if_exception(is_transient),
+        before_sleep=_warn,
         reraise=True,
     )
+
+
+def _warn(state: RetryCallState) -> None:
+    """Say that storage keeps this process waiting: not at the first hiccups, and not once for each thread."""
+    global _next_warning  # noqa: PLW0603 - of the process; a race costs one more line
+    if state.attempt_number < NUM_ATTEMPTS or time.monotonic() < _next_warning:
+        return
+    _next_warning = time.monotonic() + SECONDS_PER_WARNING
+    error = state.outcome.exception() if state.outcome else None
+    reason = plain_reason(error) if isinstance(error, Exception) else "no reason"
+    logger.warning("Storage keeps failing (%s) since %.0f s; trying again", reason, state.seconds_since_start or 0)
 
 
 def read_object(uri: str) -> bytes:

@@ -125,7 +125,7 @@ def object_error(error: Exception, *, uri: str, action: str) -> StorageError:
     """
     endpoint = endpoint_name()
     if is_transient(error):
-        return StorageError(f"Cannot {action} {uri}: storage at {endpoint} keeps failing ({_plain_reason(error)}).")
+        return StorageError(f"Cannot {action} {uri}: storage at {endpoint} keeps failing ({plain_reason(error)}).")
     if isinstance(error, ClientError):
         return _refusal(error, uri=uri, action=action, endpoint=endpoint)
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
@@ -137,7 +137,8 @@ def object_error(error: Exception, *, uri: str, action: str) -> StorageError:
     return StorageError(f"Cannot {action} {uri} at {endpoint} ({type(error).__name__}).")
 
 
-def _plain_reason(error: Exception) -> str:
+def plain_reason(error: Exception) -> str:
+    """Say in a few words what made a request fail that may succeed later."""
     if isinstance(error, ClientError):
         return f"HTTP {http_status(error)}"
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError):
@@ -151,7 +152,9 @@ def _refusal(error: ClientError, *, uri: str, action: str, endpoint: str) -> Sto
     code, status = _error_code(error), http_status(error)
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
-        return StorageError(f"Cannot {action} {uri}: there is no bucket {bucket!r} at {endpoint}; create it first.")
+        return StorageMissingError(
+            f"Cannot {action} {uri}: there is no bucket {bucket!r} at {endpoint}; create it first."
+        )
     if status == _HTTP_NOT_FOUND:
         return StorageMissingError(f"Cannot {action} {uri}: it does not exist at {endpoint}.")
     if code in _CREDENTIAL_CODES:

@@ -1,7 +1,8 @@
 """Any local path or ``s3://`` URI through one door: read, write whole, look up, list, delete, probe.
 
 A URI here is ``s3://bucket/key``, or a local path (``file://`` is understood). Writing is all or nothing: a reader sees
-the old content or the new, never half of it. Functions block and may be called from any thread.
+the old content or the new, never half of it. Functions block and may be called from any thread. What fails for a moment
+is tried again: 20 s long, or for the seconds that the environment variable `STORAGE_PATIENCE_VARIABLE` says.
 """
 
 import os
@@ -12,10 +13,12 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from feclip.data import _local_files, _object_store
+from feclip.data._object_store import STORAGE_PATIENCE_VARIABLE
 from feclip.data._storage_errors import StorageForbiddenError, StorageMissingError
 from feclip.errors import StorageError
 
 __all__ = [
+    "STORAGE_PATIENCE_VARIABLE",
     "FileEntry",
     "FolderEntry",
     "StorageForbiddenError",

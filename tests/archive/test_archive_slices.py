@@ -166,10 +166,10 @@ def small(tmp_path: Path, scorer: Scorer) -> Run:
 
 
 def scored(run: Run, index: int, *, decoder: GuardedDecoder, scorer: Scorer) -> pa.Table:
-    fetched = fetch_slice(run, index, decoder=decoder, patience_seconds=0)
+    fetched = fetch_slice(run, index, decoder=decoder)
     rows, pixels = fetched.pack_rows(), fetched.pixels  # the way from a task to an actor
     again = FetchedSlice.unpack(index, rows=rows, pixels=pixels)
-    return score_slice(run, again, scorer=scorer, patience_seconds=0)
+    return score_slice(run, again, scorer=scorer)
 
 
 def publish_all(
@@ -177,7 +177,7 @@ def publish_all(
 ) -> dict[int, pa.Table]:
     tables = {index: scored(run, index, decoder=decoder, scorer=scorer) for index in range(run.num_slices)}
     for index, table in tables.items():
-        publish_slice(run, index, table, calibration=calibration, patience_seconds=0)
+        publish_slice(run, index, table, calibration=calibration)
     return tables
 
 
@@ -248,7 +248,7 @@ def test_statistics_recomputed_from_published_maps_equal_the_published_ones(
 def test_a_packed_slice_is_the_same_slice(run: Run, scorer: Scorer, decoder: GuardedDecoder) -> None:
     kinds: Counter[str] = Counter()
     for index in range(run.num_slices):
-        fetched = fetch_slice(run, index, decoder=decoder, num_readers=1, patience_seconds=0)
+        fetched = fetch_slice(run, index, decoder=decoder, num_readers=1)
         assert [row["row_id"] for row in fetched.rows] == list(run.rows_of(index))
         decoded = [row for row in fetched.rows if row.get("error") is None]
         assert len(fetched.pixels) == len(decoded) * SIZE * SIZE * 3
@@ -272,13 +272,13 @@ def test_a_slice_published_twice_is_the_same_bytes(run: Run, scorer: Scorer, dec
     ]
     contents, tallies = [], []
     for table in (first, scored(run, 1, decoder=decoder, scorer=scorer), first):
-        tallies.append(publish_slice(run, 1, table, calibration=calibration, patience_seconds=0))
+        tallies.append(publish_slice(run, 1, table, calibration=calibration))
         contents.append([read_bytes(place) for place in places])
     assert contents[0] == contents[1] == contents[2]
     assert tallies[0] == tallies[1] == tallies[2]
     assert run.missing(run.scores_folder) == [0, 2]
     delete(places[1])
-    decide_slice(run, 1, calibration=calibration, patience_seconds=0)
+    decide_slice(run, 1, calibration=calibration)
     assert read_bytes(places[1]) == contents[0][1]
 
 
@@ -330,7 +330,7 @@ def test_decisions_are_those_of_the_calibration_and_follow_the_scores(
     total = Tally()
     for index, table in tables.items():
         deeds.clear()
-        tally = publish_slice(run, index, table, calibration=calibration, patience_seconds=0)
+        tally = publish_slice(run, index, table, calibration=calibration)
         decided, scores = join_uri(folder, slice_name(index)), join_uri(run.scores_folder, slice_name(index))
         assert deeds == [("write_bytes", scores), ("write_bytes", decided)]
         expected = decide(table, calibration, statistic_options=run.statistic_options)
@@ -338,7 +338,7 @@ def test_decisions_are_those_of_the_calibration_and_follow_the_scores(
         labels = expected["pred_label"].to_pylist()
         assert tally.labels == +Counter(anomalous=labels.count(True), normal=labels.count(False))
         assert tally.num_images == len(table)
-        assert decide_slice(run, index, calibration=calibration, patience_seconds=0).labels == tally.labels
+        assert decide_slice(run, index, calibration=calibration).labels == tally.labels
         total += tally
     assert set(total.labels) == {"normal", "anomalous"}
     assert total.labels.total() == len(GOOD)
@@ -502,25 +502,6 @@ def failing(function: Callable[..., Any], errors: Iterator[Exception | None]) ->
     return called, asked
 
 
-def test_storage_that_fails_for_a_moment_costs_no_image(
-    small: Run, scorer: Scorer, decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = scored(small, 0, decoder=decoder, scorer=scorer)
-    for module, name in ((fetch_module, "read_bytes"), (slices_module, "write_bytes")):
-        errors = itertools.chain([StorageError("A moment of failure.")], itertools.repeat(None))
-        function, asked = failing(getattr(module, name), errors)
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, function)
-            fetched = fetch_slice(small, 0, decoder=decoder, num_readers=1, patience_seconds=20)
-            table = score_slice(small, fetched, scorer=scorer)
-            calibration = calibrated(table, model_id=scorer.model_id)
-            publish_slice(small, 0, table, calibration=calibration, patience_seconds=20)
-        assert asked[0] == asked[1]
-        assert len(asked) == {"read_bytes": 3, "write_bytes": 3}[name]
-        assert table.equals(expected)
-        assert read_scores(small, 0).equals(expected)
-
-
 def test_storage_that_keeps_failing_leaves_the_slice_open(
     small: Run, scorer: Scorer, decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,11 +509,11 @@ def test_storage_that_keeps_failing_leaves_the_slice_open(
     function, asked = failing(read_bytes, itertools.repeat(StorageError("It does not work.")))
     monkeypatch.setattr(fetch_module, "read_bytes", function)
     with pytest.raises(StorageError, match=r"^It does not work\.$"):
-        fetch_slice(small, 0, decoder=decoder, num_readers=1, patience_seconds=0.2)
-    assert set(Counter(asked).values()) == {2}  # once more after half a second or so, and then no longer
+        fetch_slice(small, 0, decoder=decoder, num_readers=1)
+    assert set(Counter(asked).values()) == {1}  # trying again is what reading does, not what a slice does
     monkeypatch.setattr(slices_module, "write_bytes", failing(write_bytes, itertools.repeat(StorageError("No.")))[0])
     with pytest.raises(StorageError, match=r"^No\.$"):
-        publish_slice(small, 0, table, patience_seconds=0)
+        publish_slice(small, 0, table)
     assert small.missing(small.scores_folder) == [0, 1]
 
 
@@ -542,7 +523,7 @@ def test_what_is_said_of_one_file_is_a_row_at_once(
     errors = iter([StorageForbiddenError("Cannot read: forbidden."), StorageMissingError("Cannot read: gone.")])
     function, asked = failing(read_bytes, errors)
     monkeypatch.setattr(fetch_module, "read_bytes", function)
-    fetched = fetch_slice(small, 0, decoder=decoder, num_readers=1, patience_seconds=60)
+    fetched = fetch_slice(small, 0, decoder=decoder, num_readers=1)
     assert [row["error_kind"] for row in fetched.rows] == ["forbidden", "absent"]
     assert len(asked) == 2
     table = score_slice(small, fetched, scorer=scorer)
@@ -555,11 +536,11 @@ def test_an_answer_of_the_storage_is_not_asked_for_again(
     table = scored(small, 0, decoder=decoder, scorer=scorer)
     calibration = calibrated(table, model_id=scorer.model_id)
     with pytest.raises(StorageMissingError):
-        decide_slice(small, 0, calibration=calibration, patience_seconds=60)
+        decide_slice(small, 0, calibration=calibration)
     function, asked = failing(write_bytes, itertools.repeat(StorageForbiddenError("No right to it.")))
     monkeypatch.setattr(slices_module, "write_bytes", function)
     with pytest.raises(StorageForbiddenError):
-        publish_slice(small, 0, table, patience_seconds=60)
+        publish_slice(small, 0, table)
     assert len(asked) == 1
 
 
@@ -577,8 +558,8 @@ def test_storage_that_goes_away_is_an_error_and_no_rows(
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setattr(_object_store, "NUM_ATTEMPTS", 1)
         for action in (
-            lambda: fetch_slice(run, 0, decoder=decoder, patience_seconds=0),
-            lambda: publish_slice(run, 0, table, patience_seconds=0.1),
+            lambda: fetch_slice(run, 0, decoder=decoder),
+            lambda: publish_slice(run, 0, table),
             lambda: check_slices(run, [0]),
         ):
             with pytest.raises(StorageError, match="no connection; check AWS_ENDPOINT_URL"):

@@ -333,7 +333,7 @@ def test_a_storage_server_that_dies(
         port = int(server.endpoint.rpartition(":")[2])
         runner = JobRunner(env=ray_env | server.env, cwd=tmp_path)
         flags = ("--bundle", bundle, "--archive", "s3://plant/images", "--output", "s3://scores/run", *OPTIONS)
-        process = runner.start(*flags, "--score.storage_patience", patience, job="score.py")
+        process = runner.start(*flags, "--cluster.storage_patience", patience, job="score.py")
         with process:
             run = home / "buckets" / "scores" / "run"
             wait_for_slices(run, moment, alive=lambda: process.poll() is None)

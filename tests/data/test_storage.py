@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from feclip.data import (
+    STORAGE_PATIENCE_VARIABLE,
     StorageForbiddenError,
     StorageMissingError,
     _object_store,
@@ -215,6 +216,26 @@ def test_transient_failures_are_retried_and_refusals_are_not(monkeypatch: pytest
         with pytest.raises(StorageError, match="HTTP 503"):
             read_bytes("s3://plant/a")
         assert len(requests) == _object_store.NUM_ATTEMPTS
+
+
+@pytest.mark.storage
+def test_a_running_job_has_the_patience_that_its_config_gives(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_object_store, "_next_warning", 0.0)
+    failures = _object_store.NUM_ATTEMPTS + 1  # one more than a job's first look bears
+    with answering(*[503] * failures, 200) as (endpoint, requests):
+        set_keys(monkeypatch, endpoint)
+        monkeypatch.setenv(STORAGE_PATIENCE_VARIABLE, "60")
+        assert read_bytes("s3://plant/a") == b"whole body"
+        assert len(requests) == failures + 1
+    assert caplog.text.count("Storage keeps failing (HTTP 503)") == 1
+    with answering(503) as (endpoint, requests):
+        set_keys(monkeypatch, endpoint)
+        monkeypatch.setenv(STORAGE_PATIENCE_VARIABLE, "0")
+        with pytest.raises(StorageError, match="HTTP 503"):
+            read_bytes("s3://plant/a")
+        assert len(requests) == 1
 
 
 @pytest.mark.storage
