@@ -44,8 +44,8 @@ def score(*, bundle: str, folder: Path, images: int = 20_000) -> None:
     """
     shutil.rmtree(folder / "scores", ignore_errors=True)
     archive = _archive(folder, images=images)
-    plain = _plain_loop(bundle, archive)
-    sys.stdout.write(f"plain loop, one process, {PLAIN_IMAGES} images: {plain:.1f} images/s\n")
+    plain, shares = _plain_loop(bundle, archive)
+    sys.stdout.write(f"plain loop, one process, {PLAIN_IMAGES} images: {plain:.1f} images/s; {shares}\n")
     command = [sys.executable, str(REPOSITORY / "jobs" / "score.py"), "--bundle", str(Path(bundle).absolute())]
     command += ["--archive", str(archive), "--output", str(folder.absolute() / "scores")]
     started = time.time()
@@ -65,6 +65,7 @@ def score(*, bundle: str, folder: Path, images: int = 20_000) -> None:
     record = {
         "images": images,
         "plain_images_per_second": round(plain, 2),
+        "plain_shares": shares,
         "job_images_per_second": round(rate, 2),
         "ratio": round(rate / plain, 3),
         "seconds_to_first_slice": round(first - started, 1),
@@ -125,8 +126,11 @@ def _archive(folder: Path, *, images: int) -> Path:
     return archive
 
 
-def _plain_loop(bundle_uri: str, archive: Path) -> float:
-    """Return images/s of fetch, decode and score, one after another, in batches like the job's slices."""
+def _plain_loop(bundle_uri: str, archive: Path) -> tuple[float, dict[str, float]]:
+    """Return images/s of fetch, decode and score, one after another, in batches like the job's slices; and its parts.
+
+    The parts are shares of the loop's time: reading and decoding (in the decoder's child), model and statistics.
+    """
     bundle = read_bundle(bundle_uri)
     torch.set_num_threads(1)
     scorer = Scorer(bundle)
@@ -134,18 +138,25 @@ def _plain_loop(bundle_uri: str, archive: Path) -> float:
     with GuardedDecoder(input_options(bundle)) as decoder:
         _score_all(uris[:BATCH], scorer=scorer, decoder=decoder)
         start = time.perf_counter()
-        _score_all(uris, scorer=scorer, decoder=decoder)
-    return len(uris) / (time.perf_counter() - start)
+        decoding = _score_all(uris, scorer=scorer, decoder=decoder)
+    seconds = time.perf_counter() - start
+    share = decoding / seconds
+    return len(uris) / seconds, {"read and decode": round(share, 3), "model and statistics": round(1 - share, 3)}
 
 
-def _score_all(uris: list[str], *, scorer: Scorer, decoder: GuardedDecoder) -> None:
-    for start in range(0, len(uris), BATCH):
-        fetched = [fetch_and_decode(uri, decoder=decoder) for uri in uris[start : start + BATCH]]
+def _score_all(uris: list[str], *, scorer: Scorer, decoder: GuardedDecoder) -> float:
+    """Score images and return the seconds that reading and decoding took."""
+    decoding = 0.0
+    for first in range(0, len(uris), BATCH):
+        start = time.perf_counter()
+        fetched = [fetch_and_decode(uri, decoder=decoder) for uri in uris[first : first + BATCH]]
+        decoding += time.perf_counter() - start
         images = [found.image for found in fetched if found.image is not None]
         valid = [
             unpack_valid_pixels(image.valid_box, image.valid_mask, image_size=scorer.image_size) for image in images
         ]
         scorer.score(np.stack([image.pixels for image in images]), np.stack(valid))
+    return decoding
 
 
 def _sample(process: "subprocess.Popen[bytes]", mark: str, samples: list[tuple[float, int]]) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from odd_files import encoded
 from scipy.ndimage import gaussian_filter
 
 from feclip.building import build_model
@@ -19,7 +20,7 @@ from feclip.config import FinetuneConfig, ModelConfig, OptimConfig, PaddingMode
 from feclip.data import letterbox
 from feclip.data.fetch import FetchedImage
 from feclip.data.image_errors import ImageError, ImageErrorKind
-from feclip.data.prepare import InputOptions, PreparedImage
+from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 from feclip.errors import BundleError, ConfigError, RunError
 from feclip.model import FeClipModel, upsample
@@ -241,6 +242,23 @@ def test_padding_colour_changes_no_score_when_attention_is_masked(scorer: Scorer
     found = difference(one, other)
     assert found["image_logit"] < 1e-5
     assert max(found["token_map"], found["map_max"], found["map_topk_mean"]) <= 1e-5 + rounding(one)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 64), (64, 20)])
+def test_a_white_border_that_the_image_brings_is_treated_as_our_padding(
+    height: int, width: int, scorer: Scorer
+) -> None:
+    """Whether the camera's software padded it to a square, or we do."""
+    picture = np.random.default_rng(2).integers(0, 200, (height, width, 3), dtype=np.uint8)
+    bordered = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    top, left = (SIZE - height) // 2, (SIZE - width) // 2
+    bordered[top : top + height, left : left + width] = picture
+    ours = prepare_image(encoded(picture), uri="a.png", options=InputOptions(image_size=SIZE))
+    options = InputOptions(image_size=SIZE, valid_region="uniform_border")
+    theirs = prepare_image(encoded(bordered), uri="b.png", options=options)
+    assert theirs.valid_box == ours.valid_box != (0, 0, SIZE, SIZE)
+    scores = [scorer.score(image.pixels[None], image.valid_pixels()[None]) for image in (ours, theirs)]
+    assert difference(*scores) == dict.fromkeys(difference(*scores), 0.0)
 
 
 def rounding(scores: Scores) -> float:

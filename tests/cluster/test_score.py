@@ -340,7 +340,7 @@ def test_a_storage_server_that_dies(
             server.process.kill()
             server.process.wait()
             if fault == "comes back":
-                time.sleep(5)
+                time.sleep(30 if seed else 5)  # seconds away
             else:
                 output, _ = process.communicate(timeout=300)
                 assert process.returncode == 1, output
