@@ -43,7 +43,7 @@ def image_metrics(logits: Column, labels: Column, *, fprs: tuple[float, ...] = F
         >>> found["image_auroc"], found["image_tpr_at_fpr_0.01"], found["image_fpr_at_tpr_0.95"]
         (1.0, 1.0, 0.0)
     """
-    scores, classes = torch.from_numpy(np.array(logits)), torch.from_numpy(np.array(labels)).bool()
+    scores, classes = torch.from_numpy(np.asarray(logits).copy()), torch.from_numpy(np.asarray(labels).copy()).bool()
     if scores.shape != classes.shape or scores.ndim != 1:
         msg = f"logits and labels must share one shape (N,), got {tuple(scores.shape)} and {tuple(classes.shape)}."
         raise ValueError(msg)
