@@ -104,10 +104,8 @@ class BinnedPixels:
 
 
 def _quantiles(keys: Keys) -> Keys:
-    """Return the keys at equal distances of rank, each quantile's first."""
-    if len(keys) == 0:
-        return keys
-    distinct: Keys = np.unique(keys)
-    if len(distinct) <= NUM_QUANTILES:
-        return distinct
-    return keys[np.arange(NUM_QUANTILES) * len(keys) // NUM_QUANTILES]
+    """Return the keys at equal distances of rank, or each distinct one where there are no more; ``keys`` ascend."""
+    is_first = np.append(np.ones(min(len(keys), 1), np.bool_), keys[1:] != keys[:-1])
+    few = np.count_nonzero(is_first) <= NUM_QUANTILES
+    starts: Keys = keys[is_first] if few else keys[np.arange(NUM_QUANTILES) * len(keys) // NUM_QUANTILES]
+    return starts
