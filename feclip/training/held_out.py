@@ -55,7 +55,7 @@ def held_out_metrics(
         for category in set(category_index.tolist()):
             chosen = category_index == category
             counts[category].append(PixelCounts.of(pixels[chosen], masks[chosen]))
-        logits.append(output.image_logit)
+        logits.append(output.image_logit.float())
         labels.append(batch.labels.to(torch.uint8))
         categories.append(category_index.to(device))
     model.train()
