@@ -1,6 +1,6 @@
 """Sweeps without ray: search spaces, proposals, the objective, what is kept of each trial, table and page.
 
-    space + records of the trials before -> proposal -> (a trial trains) -> its record -> table, page, best config
+space + records of the trials before -> proposal -> (a trial trains) -> its record -> table, page, best config
 """
 
 from feclip.tuning.claim import SweepClaim, read_sweep_images, resumed_config

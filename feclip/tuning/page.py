@@ -1,4 +1,4 @@
-"""The page of a sweep: one HTML file that needs no network, with its table, its plots and the script that draws them."""
+"""The page of a sweep: one HTML file that needs no network: table, plots, and the script that draws them."""
 
 import json
 import math
@@ -107,9 +107,7 @@ def _importance_bars(shares: Mapping[str, float]) -> go.Figure:
     return _laid_out(figure, x="share", y="")
 
 
-def _parallel_coordinates(
-    space: SearchSpace, records: Sequence[TrialRecord], *, options: SweepConfig
-) -> go.Figure:
+def _parallel_coordinates(space: SearchSpace, records: Sequence[TrialRecord], *, options: SweepConfig) -> go.Figure:
     values = [final_objective(record, options=options) for record in records]
     axes = [_axis(dimension, [record.values[dimension.field] for record in records]) for dimension in space.dimensions]
     line = {"color": values, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": OBJECTIVE}}}

@@ -61,9 +61,7 @@ def study_of(
     return study
 
 
-def _frozen(
-    record: TrialRecord, *, distributions: dict[str, BaseDistribution], options: SweepConfig
-) -> FrozenTrial:
+def _frozen(record: TrialRecord, *, distributions: dict[str, BaseDistribution], options: SweepConfig) -> FrozenTrial:
     values = {
         epoch: value
         for epoch, metrics in enumerate(record.epochs, start=1)

@@ -26,8 +26,8 @@ __all__ = [
     "TrialStatus",
     "drop_states",
     "read_trial",
-    "read_trials",
     "read_trial_state",
+    "read_trials",
     "write_trial",
     "write_trial_state",
 ]
@@ -90,6 +90,10 @@ class TrialRecord:
             status=TrialStatus.done if last else TrialStatus.running,
         )
 
+    def stopped(self) -> Self:
+        """Return the record of a trial that was ended because it was behind."""
+        return dataclasses.replace(self, status=TrialStatus.stopped)
+
     def failed(self, error: str, *, mendable: bool) -> Self:
         """Return the record of a trial that an error ended."""
         line = " ".join(error.split())
@@ -106,7 +110,7 @@ def write_trial(output: str, record: TrialRecord) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(record)}, indent=1, sort_keys=True, allow_nan=False)
+    text = json.dumps({"schema": SCHEMA, **dataclasses.asdict(record)}, indent=1, allow_nan=False)
     write_bytes(_file(output, record.number), (text + "\n").encode())
 
 
@@ -133,7 +137,9 @@ def read_trial(output: str, number: int) -> TrialRecord:
 def read_trials(output: str) -> list[TrialRecord]:
     """Read the records of all trials that have begun, by number."""
     folder = join_uri(output, SWEEP_FOLDER, TRIALS_FOLDER)
-    names = [entry.uri.rstrip("/").rpartition("/")[2] for entry in list_children(folder) if isinstance(entry, FolderEntry)]
+    names = [
+        entry.uri.rstrip("/").rpartition("/")[2] for entry in list_children(folder) if isinstance(entry, FolderEntry)
+    ]
     numbers = sorted(int(name) for name in names if name.isdecimal())
     return [read_trial(output, number) for number in numbers if exists(_file(output, number))]
 

@@ -104,16 +104,17 @@ class SearchSpace:
         return dataclasses.replace(self, dimensions=tuple(bounded))
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
     """Refuses a key that stands twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
         if repeated:
             msg = f"{', '.join(repeated)} stands there twice"
             raise yaml.YAMLError(msg)
-        return super().construct_mapping(node, deep=deep)
+        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
 
 
 def read_space(uri: str) -> SearchSpace:
@@ -186,7 +187,9 @@ def _dimension(field: str, said: object, *, where: str) -> Dimension:
     require_searchable(field, where=where)
     kinds = [key for key in said if key in list(Kind)] if isinstance(said, Mapping) else []
     if not isinstance(said, Mapping) or len(kinds) != 1 or set(said) - {*kinds, BOUND_KEY}:
-        msg = f"{where}: {field} must name one distribution of {', '.join(Kind)}, like {{uniform: [0, 1]}}; got {said!r}."
+        msg = (
+            f"{where}: {field} must name one distribution of {', '.join(Kind)}, like {{uniform: [0, 1]}}; got {said!r}."
+        )
         raise ConfigError(msg)
     kind, values = Kind(kinds[0]), said[kinds[0]]
     if not isinstance(values, list):

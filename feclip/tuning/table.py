@@ -60,7 +60,7 @@ def trials_table(space: SearchSpace, records: Sequence[TrialRecord], *, options:
 def _typed(values: list[Any], *, dimension: Dimension) -> pa.Array:
     """Return a column in the narrowest type that holds every value of the field; mixed ones become text."""
     kinds = {type(value) for value in dimension.values}
-    if dimension.kind in {Kind.uniform, Kind.loguniform} or kinds <= {int, float} and float in kinds:
+    if dimension.kind in {Kind.uniform, Kind.loguniform} or (kinds <= {int, float} and float in kinds):
         return pa.array(values, pa.float64())
     for kind, column in ((bool, pa.bool_()), (int, pa.int64())):
         if kinds == {kind}:
