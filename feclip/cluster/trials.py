@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,6 +55,8 @@ TUNE_VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt is an interrupt, not a sweep that ends well
 }
 
+THREAD_PATIENCE = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to leave its worker to the next one
+
 
 def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[TrialRecord]:
     """Run the trials that are not ended yet and return the records of all.
@@ -69,33 +72,13 @@ def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[
     os.environ.update(TUNE_VARIABLES)
     logging.getLogger(TABLES_OF_TUNE).setLevel(logging.ERROR)
     assert config.num_trials is not None
-    begun = _reopened(config)
-    missing = config.num_trials - sum(record.ended for record in begun)
-    if missing > 0:
-        with tempfile.TemporaryDirectory(prefix="feclip-sweep-") as folder:
-            tuner = tune.Tuner(
-                tune.with_resources(_trainable(config), _resources(config.tune)),
-                tune_config=tune.TuneConfig(
-                    search_alg=_Proposals(config, space=space, begun=begun),
-                    scheduler=_scheduler(config, begun=begun),
-                    num_samples=missing,
-                    max_concurrent_trials=at_once,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="sweep",
-                    storage_path=folder,
-                    failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
-                    callbacks=[_Watch(config, space=space)],
-                    verbose=0,
-                ),
-            )
-            try:
-                tuner.fit()
-            except tune.TuneError as error:
-                cause = next((each for each in _causes(error) if isinstance(each, FeclipError)), error)
-                msg = f"The sweep broke off: {cause} Submit the same command again; ended trials stay."
-                raise RunError(msg) from error
+    _reopen(config)
+    for _ in range(1 + config.cluster.max_failures):  # Tune gives up a trial whose worker dies between two trials
+        begun = read_trials(config.output)
+        missing = config.num_trials - sum(record.ended for record in begun)
+        if missing <= 0:
+            return begun
+        _run_tune(config, space=space, begun=begun, missing=missing, at_once=at_once)
     records = read_trials(config.output)
     ended = sum(record.ended for record in records)
     if ended < config.num_trials:
@@ -104,20 +87,42 @@ def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[
     return records
 
 
-def _reopened(config: TuneConfig) -> list[TrialRecord]:
-    """Return the records that stand, with trials opened again that their values need not have made fail."""
-    records = []
+def _run_tune(config: TuneConfig, *, space: SearchSpace, begun: list[TrialRecord], missing: int, at_once: int) -> None:
+    """Run Tune until no trial is left that it would start."""
+    with tempfile.TemporaryDirectory(prefix="feclip-sweep-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(
+                _trainable(config), {"cpu": config.tune.cpus_per_trial, "gpu": config.tune.gpus_per_trial}
+            ),
+            tune_config=tune.TuneConfig(
+                search_alg=_Proposals(config, space=space, begun=begun),
+                scheduler=_scheduler(config, begun=begun),
+                num_samples=missing,
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
+                callbacks=[_Watch(config)],
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        except tune.TuneError as error:
+            cause = next((each for each in _causes(error) if isinstance(each, FeclipError)), error)
+            msg = f"The sweep broke off: {cause} Submit the same command again; ended trials stay."
+            raise RunError(msg) from error
+
+
+def _reopen(config: TuneConfig) -> None:
+    """Open failed trials again whose values need not have made them fail."""
     for record in read_trials(config.output):
-        again = record.mendable and record.status is TrialStatus.failed
-        if again:
+        if record.mendable and record.status is TrialStatus.failed:
             logger.info("Trial %d is tried again; it had failed: %s", record.number, record.error)
             write_trial(config.output, record.reopened())
-        records.append(record.reopened() if again else record)
-    return records
-
-
-def _resources(options: SweepConfig) -> dict[str, float]:
-    return {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
 
 
 def _trainable(config: TuneConfig) -> Callable[[dict[str, Any]], None]:
@@ -132,6 +137,7 @@ def _trainable(config: TuneConfig) -> Callable[[dict[str, Any]], None]:
 def _trial(config: TuneConfig, *, number: int) -> None:
     """Train one trial to its last epoch, or until Tune stops it; goes on from its last written epoch."""
     logging.basicConfig(level=logging.WARNING, format=f"trial {number}: %(message)s", force=True)
+    os.environ.setdefault(*THREAD_PATIENCE)
     record = read_trial(config.output, number)
     if record.ended:
         return
@@ -267,12 +273,10 @@ class _Watch(tune.Callback):  # type: ignore[misc]
 
     Args:
         config: The sweep.
-        space: What is searched.
     """
 
-    def __init__(self, config: TuneConfig, *, space: SearchSpace) -> None:
+    def __init__(self, config: TuneConfig) -> None:
         self._config = config
-        self._space = space
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401, ARG002
         """Mark a trial that ASHA stopped: it is the only one that Tune ends before its last epoch."""
@@ -284,10 +288,12 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         self._tell(record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401, ARG002
-        """Mark a trial that failed more often than cluster.max_failures allows."""
+        """Mark a trial that failed more often than cluster.max_failures allows; others stay open for the next round."""
         record = read_trial(self._config.output, trial.config["number"])
+        if not record.ended and trial.should_recover():
+            return
         if not record.ended:
-            record = record.failed(_last_line(trial.get_error()), mendable=True)
+            record = record.failed(_last_line(trial.error_file), mendable=True)
             write_trial(self._config.output, record)
         self._tell(record)
 
@@ -317,10 +323,11 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _last_line(error: str | None) -> str:
-    """Return the last line of a traceback: what went wrong, without where."""
-    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "The worker was lost."
+def _last_line(error_file: str | None) -> str:
+    """Return the last line of what Tune wrote of a trial's error: what went wrong, without where."""
+    text = Path(error_file).read_text() if error_file is not None and Path(error_file).exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "Its worker was lost."
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -5,13 +5,15 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from job_runner import SMALL_RUN, Bucket, JobRunner, run_here, wait_for
+from job_runner import REPOSITORY, SMALL_RUN, Bucket, JobRunner, run_here, wait_for
+from test_submit import RAY, dashboard, submit  # noqa: F401 - a fixture is found by its name
 
 from feclip.building import read_labelled
 from feclip.bundle import read_bundle
@@ -145,17 +147,19 @@ def failing_sweep(
 
 
 def kill_the_worker_of_a_trial(cwd: Path) -> None:
-    deadline = time.monotonic() + 60
+    """Kill the one worker that trains, once its trial has begun: with ``max_concurrent`` 1 there is no other."""
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for number in processes_of(f"{MARKER}={cwd}"):
+        begun = [record for record in read_trials(str(cwd / "sweep")) if record.starts and not record.ended]
+        for number in processes_of(f"{MARKER}={cwd}") if begun else []:
             try:
                 name = (Path("/proc") / str(number) / "cmdline").read_bytes()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if name.startswith(b"ray::trial") or b"ImplicitFunc" in name:
+            if name.startswith(b"ray::ImplicitFunc"):
                 os.kill(number, signal.SIGKILL)
                 return
-        time.sleep(0.05)
+        time.sleep(0.02)
     pytest.fail("no worker of a trial was found")
 
 
@@ -336,3 +340,61 @@ def test_a_sweep_whose_trials_all_fail_ends_non_zero_in_one_line(
     assert "None of 2 trials was trained to its end; the first error: The loss became" in done.error_line
     assert pq.read_table(tmp_path / "sweep" / "trials.parquet")["status"].to_pylist() == ["failed"] * 2
     assert "No trial was trained to the end" in (tmp_path / "sweep" / "sweep.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_nothing_on_a_cluster_that_lives_on(
+    dashboard: str,  # noqa: F811 - the fixture
+    ray_env: dict[str, str],
+    small_mvtec: Path,
+    tmp_path: Path,
+) -> None:
+    """Neither does a sweep that ends well: no actor and no placement group is there afterwards."""
+    output = str(tmp_path / "sweep")
+    space = write_space(tmp_path / "space.yaml", model__fusion_weight={"loguniform": [0.01, 1.0]})
+    flags = (
+        "--space", space, "--data.root", str(small_mvtec), *SMALL_SWEEP, "--num_trials", "6", "--output", output
+    )  # fmt: skip
+    client = [RAY, "job", "submit", "--address", dashboard, "--working-dir", str(REPOSITORY), "--no-wait", "--"]
+    subprocess.run([*client, "python", "jobs/tune.py", *flags], env=ray_env, check=True, capture_output=True)
+    deadline = time.monotonic() + 240
+    while sum(record.ended for record in read_trials(output)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    [driver] = drivers_of(output)
+    os.kill(driver, signal.SIGKILL)
+    nothing_is_left(dashboard, ray_env)
+    assert not all(record.ended for record in read_trials(output))
+
+    done = submit(dashboard, ray_env, "python", "jobs/tune.py", "--output", output, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    nothing_is_left(dashboard, ray_env)
+    assert [record.ended for record in read_trials(output)] == [True] * 6
+    none_ran_twice_to_the_end(output)
+
+
+def drivers_of(output: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if b"jobs/tune.py" in words and output.encode() in words and not words[0].endswith(b"sh"):
+                found.append(int(entry.name))
+    return found
+
+
+def nothing_is_left(address: str, env: dict[str, str]) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        left = []
+        for kind, gone in (("actors", "DEAD"), ("placement-groups", "REMOVED")):
+            command = [RAY, "list", kind, "--address", address, "--format", "json", "--filter", f"state!={gone}"]
+            listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+            left += [item for item in json.loads(listed) if "Supervisor" not in item.get("class_name", "")]
+        if not left:
+            return
+        assert time.monotonic() < deadline, left
+        time.sleep(1)
