@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -52,6 +53,7 @@ TABLES_OF_TUNE = "ray.tune.analysis.experiment_analysis"  # warns that the table
 TUNE_VARIABLES = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the newer of its two printers is never silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no tables of its own beside ours
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # _Watch says them
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt is an interrupt, not a sweep that ends well
 }
 
@@ -268,15 +270,24 @@ def _scheduler(config: TuneConfig, *, begun: list[TrialRecord]) -> TrialSchedule
     return _Asha(config, begun=begun) if config.tune.scheduler == TrialScheduling.asha else FIFOScheduler()
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]
-    """Closes the records of trials that cannot do so themselves, and says how each ended.
+class _Watch(TrialProgressCallback):  # type: ignore[misc]
+    """Closes the records of trials that cannot do so themselves, and says how each ended, in place of Tune's printer.
 
     Args:
         config: The sweep.
     """
 
     def __init__(self, config: TuneConfig) -> None:
+        super().__init__()
         self._config = config
+
+    def on_trial_result(self, *args: Any, **info: Any) -> None:  # noqa: ANN401
+        """Say nothing: a line per trial is enough."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401, ARG002
+        """Say that a trial starts again, from its last finished epoch."""
+        error = _last_line(trial.error_file)
+        logger.warning("Trial %d broke off and starts again: %s", trial.config["number"], error)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401, ARG002
         """Mark a trial that ASHA stopped: it is the only one that Tune ends before its last epoch."""
@@ -293,6 +304,9 @@ class _Watch(tune.Callback):  # type: ignore[misc]
         if not record.ended and trial.should_recover():
             return
         if not record.ended:
+            text = _text(trial.error_file)
+            if "Traceback" in text:
+                logger.error("Trial %d: %s", record.number, text)
             record = record.failed(_last_line(trial.error_file), mendable=True)
             write_trial(self._config.output, record)
         self._tell(record)
@@ -323,10 +337,13 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def _text(error_file: str | None) -> str:
+    return Path(error_file).read_text() if error_file is not None and Path(error_file).exists() else ""
+
+
 def _last_line(error_file: str | None) -> str:
-    """Return the last line of what Tune wrote of a trial's error: what went wrong, without where."""
-    text = Path(error_file).read_text() if error_file is not None and Path(error_file).exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    """Return the last line of what Tune wrote of a trial's errors: what went wrong, without where."""
+    lines = [line.strip() for line in _text(error_file).splitlines() if line.strip()]
     return lines[-1] if lines else "Its worker was lost."
 
 
