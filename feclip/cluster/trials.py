@@ -1,6 +1,6 @@
 """The trials of a sweep under Ray Tune: plain Tune functions around the loop that fine-tuning runs too.
 
-    _Proposals (driver)  gives a trial its number and writes its record, which holds its values
+    Proposals (driver)   gives a trial its number and writes its record, which holds its values
     _trial (worker)      trains, and after each epoch writes its state, its record, and then tells Tune
     _Watch (driver)      writes how a trial ended that cannot say so itself, and logs one line
 
@@ -44,7 +44,7 @@ from feclip.tuning import (
     write_trial_state,
 )
 
-__all__ = ["run_trials"]
+__all__ = ["Asha", "Proposals", "run_trials"]
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def _run_tune(config: TuneConfig, *, space: SearchSpace, begun: list[TrialRecord
                 _trainable(config), {"cpu": config.tune.cpus_per_trial, "gpu": config.tune.gpus_per_trial}
             ),
             tune_config=tune.TuneConfig(
-                search_alg=_Proposals(config, space=space, begun=begun),
+                search_alg=Proposals(config, space=space, begun=begun),
                 scheduler=_scheduler(config, begun=begun),
                 num_samples=missing,
                 max_concurrent_trials=at_once,
@@ -185,7 +185,7 @@ def _device(options: SweepConfig) -> torch.device:
     return torch.device("cuda")
 
 
-class _Proposals(Searcher):  # type: ignore[misc] # Ray is not type-checked
+class Proposals(Searcher):  # type: ignore[misc] # Ray is not type-checked
     """Hands out first the trials that were broken off, then new ones.
 
     Args:
@@ -219,7 +219,7 @@ class _Proposals(Searcher):  # type: ignore[misc] # Ray is not type-checked
         """Keep nothing: the records are the state."""
 
 
-class _Asha(ASHAScheduler):  # type: ignore[misc]
+class Asha(ASHAScheduler):  # type: ignore[misc]
     """ASHA that knows the epochs of a sweep that was broken off.
 
     Args:
@@ -267,7 +267,7 @@ class _Known:
 
 
 def _scheduler(config: TuneConfig, *, begun: list[TrialRecord]) -> TrialScheduler:
-    return _Asha(config, begun=begun) if config.tune.scheduler == TrialScheduling.asha else FIFOScheduler()
+    return Asha(config, begun=begun) if config.tune.scheduler == TrialScheduling.asha else FIFOScheduler()
 
 
 class _Watch(TrialProgressCallback):  # type: ignore[misc]

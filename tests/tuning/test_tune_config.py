@@ -1,12 +1,13 @@
 """The config of a sweep: flags without a value, the protocol that it needs, and what it resumes with."""
 
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from feclip.cli import parse_config
-from feclip.config import Protocol, TuneConfig
+from feclip.config import Protocol, SweepConfig, TuneConfig
 from feclip.errors import RunError
 from feclip.tuning import SearchSpace, SweepClaim, parse_space, resumed_config
 
@@ -112,3 +113,11 @@ def test_a_record_of_another_make_is_named(content: str, claimed: tuple[str, Sea
     (Path(output) / "_sweep" / "sweep.json").write_text(content)
     with pytest.raises(RunError, match=r"sweep\.json"):
         resumed_config(parse("--output", output, "--resume"))
+
+
+def test_every_field_says_what_it_is() -> None:
+    source = (Path(__file__).parents[2] / "feclip" / "config.py").read_text()
+    for config in (SweepConfig, TuneConfig):
+        body = source.split(f"class {config.__name__}:")[1].split("def __post_init__")[0]
+        for field in dataclasses.fields(config):
+            assert '"""' in body.split(f"    {field.name}: ")[1].split("\n")[1], field.name
