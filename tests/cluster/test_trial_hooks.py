@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from feclip.cluster.trials import Asha, Proposals
+from feclip.cluster.trial_hooks import Asha, Proposals
 from feclip.config import DataConfig, Protocol, SweepConfig, TuneConfig
 from feclip.tuning import TrialRecord, TrialStatus, parse_space, read_trials, write_trial
 
