@@ -393,7 +393,8 @@ def nothing_is_left(address: str, env: dict[str, str]) -> None:
         for kind, gone in (("actors", "DEAD"), ("placement-groups", "REMOVED")):
             command = [RAY, "list", kind, "--address", address, "--format", "json", "--filter", f"state!={gone}"]
             listed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
-            left += [item for item in json.loads(listed) if "Supervisor" not in item.get("class_name", "")]
+            items = json.loads(listed) if listed.startswith("[") else []  # for none it prints a sentence
+            left += [item for item in items if "Supervisor" not in item.get("class_name", "")]
         if not left:
             return
         assert time.monotonic() < deadline, left
