@@ -38,8 +38,11 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
             raise ConfigError(msg) from error
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig) -> int:
     """Check, without loading weights, that the backbone exists and that the fields fit it.
+
+    Returns:
+        The number of blocks of its image tower.
 
     Raises:
         ConfigError: If they do not.
@@ -55,6 +58,7 @@ def check_model(config: ModelConfig) -> None:
     except ValueError as error:
         msg = f"model: {error}"
         raise ConfigError(msg) from error
+    return num_blocks
 
 
 def _find_weights(config: ModelConfig) -> str:

@@ -4,5 +4,6 @@ from feclip.cluster.calibrate import calibrate
 from feclip.cluster.decide import decide
 from feclip.cluster.finetune import finetune
 from feclip.cluster.score import score
+from feclip.cluster.tune import tune
 
-__all__ = ["calibrate", "decide", "finetune", "score"]
+__all__ = ["calibrate", "decide", "finetune", "score", "tune"]

@@ -23,7 +23,7 @@ from feclip.data import INSPECTION_SCHEMA, MANIFEST_SCHEMA, Split, check_writabl
 from feclip.errors import DataError
 from feclip.training import Claim
 
-__all__ = ["finetune"]
+__all__ = ["checked_images", "finetune"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ def finetune(config: FinetuneConfig) -> str:
     manifest = read_labelled(config.data, seed=config.seed) if config.optim.epochs else None
     with session(config.cluster):
         require_resources(config.cluster)
-        claim.take(_checked(manifest, config=config))
+        claim.take(checked_images(manifest, config=config))
         train(config, progress=sys.stderr.isatty())
     bundle = read_bundle(config.output)
     logger.info("Bundle written to %s (model_id %s)", bundle.uri, bundle.model_id[:12])
     return bundle.uri
 
 
-def _checked(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
+def checked_images(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
     """Return the rows that train or select, found whole, with their role and digests; none without a manifest."""
     if manifest is None:
         fields = {field.name: field for field in (*MANIFEST_SCHEMA, *INSPECTION_SCHEMA) if field.name != "error"}

@@ -14,11 +14,12 @@ from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
 
-__all__ = ["is_submitted_job", "require_actors", "require_resources", "session", "use_endpoint"]
+__all__ = ["is_submitted_job", "require_actors", "require_resources", "room_for_trials", "session", "use_endpoint"]
 
 logger = logging.getLogger(__name__)
 
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")  # the second one wins where it is set
+ROUNDING = 1e-6  # 1 / 0.1 is ten trials, not nine
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
 
 
@@ -116,6 +117,33 @@ def require_actors(*, num_actors: int, gpus_per_actor: float) -> None:
                 + f", but the cluster has {found:g}; lower score.num_actors or use a larger cluster."
             )
             raise ConfigError(msg)
+
+
+def room_for_trials(*, cpus: float, gpus: float, at_most: int | None) -> int:
+    """Return how many trials of a sweep the cluster has room for at once, or can grow to.
+
+    Args:
+        cpus: CPUs of each trial.
+        gpus: GPUs of each trial, possibly a share of one.
+        at_most: More are not wanted; None for as many as there is room for.
+
+    Raises:
+        ConfigError: If no node has what one trial asks for: Tune would wait for ever.
+    """
+    limits = cluster_state.get_max_resources_from_cluster_config()
+    nodes = [limits] if limits is not None else [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = [
+        min([node.get("CPU", 0) / cpus, *([node.get("GPU", 0) / gpus] if gpus else [])]) + ROUNDING for node in nodes
+    ]
+    room = sum(int(share) for share in shares)
+    if room == 0:
+        largest = {name: max(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+        msg = (
+            f"tune.cpus_per_trial={cpus:g} and tune.gpus_per_trial={gpus:g} fit no node: the largest has "
+            f"{largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs; ask for less."
+        )
+        raise ConfigError(msg)
+    return room if at_most is None else min(room, at_most)
 
 
 def _resources() -> dict[str, float]:

@@ -5,8 +5,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.fs
 import ray.train
 import s3fs
@@ -15,12 +13,11 @@ from ray.experimental import tqdm_ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from feclip.building import build_images, build_model
 from feclip.bundle import write_bundle
 from feclip.config import FinetuneConfig
-from feclip.data import Split, is_local, join_uri
+from feclip.data import is_local, join_uri
 from feclip.errors import FeclipError, RunError
-from feclip.training import RUN_FOLDER, TrainState, fit, read_run_images
+from feclip.training import RUN_FOLDER, TrainState, fit_config, read_run_images
 
 __all__ = ["train"]
 
@@ -80,17 +77,11 @@ def _worker(loop: dict[str, object]) -> str | None:
     logging.getLogger("feclip").setLevel(logging.INFO if rank == 0 else logging.WARNING)
     torch.manual_seed(config.seed * ray.train.get_context().get_world_size() + rank)
     images = read_run_images(config.output)
-    model = build_model(config.model, seed=config.seed)
     try:
-        state = fit(
-            model,
-            train=build_images(_of(images, Split.TRAIN), config.data, image_size=model.image_size),
-            held_out=build_images(_of(images, Split.HELD_OUT), config.data, image_size=model.image_size),
-            loss=config.loss,
-            optim=config.optim,
-            seed=config.seed,
+        model, state = fit_config(
+            config,
+            images=images,
             device=get_device(),
-            num_threads=config.data.num_workers,
             state=_last_state(),
             on_epoch=lambda state: _report(state, epochs=config.optim.epochs),
             on_step=_StepBar() if progress and rank == 0 else _no_bar,
@@ -100,10 +91,6 @@ def _worker(loop: dict[str, object]) -> str | None:
     if rank == 0:
         write_bundle(config.output, model=model, config=config, images=images, metrics=state.metrics)
     return None
-
-
-def _of(images: pa.Table, split: Split) -> pa.Table:
-    return images.filter(pc.field("split") == split.value)
 
 
 def _last_state() -> TrainState | None:

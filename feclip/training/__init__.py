@@ -4,8 +4,20 @@ It runs in one process as it is, and on several where a torch process group exis
 """
 
 from feclip.training.checkpoint import TrainState
-from feclip.training.claim import RUN_FOLDER, Claim, read_run_images
+from feclip.training.claim import RUN_FOLDER, Claim, read_images, read_run_images, require_same_images, write_images
 from feclip.training.held_out import held_out_metrics
 from feclip.training.loop import fit
+from feclip.training.run import fit_config
 
-__all__ = ["RUN_FOLDER", "Claim", "TrainState", "fit", "held_out_metrics", "read_run_images"]
+__all__ = [
+    "RUN_FOLDER",
+    "Claim",
+    "TrainState",
+    "fit",
+    "fit_config",
+    "held_out_metrics",
+    "read_images",
+    "read_run_images",
+    "require_same_images",
+    "write_images",
+]

@@ -17,7 +17,7 @@ from feclip.config import FinetuneConfig, changed_fields, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import RunError
 
-__all__ = ["RUN_FOLDER", "Claim", "read_run_images"]
+__all__ = ["RUN_FOLDER", "Claim", "read_images", "read_run_images", "require_same_images", "write_images"]
 
 SCHEMA = 1
 RUN_FOLDER = "_run"
@@ -77,11 +77,9 @@ class Claim:
         """
         where = join_uri(self.config.output, RUN_FOLDER, IMAGES_FILE)
         if images.num_rows and exists(where):
-            _require_same(read_run_images(self.config.output), images)
+            require_same_images(read_images(where), images)
         else:
-            sink = pa.BufferOutputStream()
-            pq.write_table(images, sink)
-            write_bytes(where, sink.getvalue().to_pybytes())
+            write_images(where, images)
         record = {"schema": SCHEMA, "feclip_version": __version__, "config": plain(self.config)}
         text = json.dumps(record, indent=1, sort_keys=True) + "\n"
         write_bytes(join_uri(self.config.output, RUN_FOLDER, CLAIM_FILE), text.encode())
@@ -89,7 +87,19 @@ class Claim:
 
 def read_run_images(output: str) -> pa.Table:
     """Return the images of the run that holds ``output``."""
-    return pq.read_table(pa.BufferReader(read_bytes(join_uri(output, RUN_FOLDER, IMAGES_FILE))))
+    return read_images(join_uri(output, RUN_FOLDER, IMAGES_FILE))
+
+
+def read_images(uri: str) -> pa.Table:
+    """Return the images of a run from their Parquet file."""
+    return pq.read_table(pa.BufferReader(read_bytes(uri)))
+
+
+def write_images(uri: str, images: pa.Table) -> None:
+    """Write the images of a run as a Parquet file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(images, sink)
+    write_bytes(uri, sink.getvalue().to_pybytes())
 
 
 def _read(where: str) -> dict[str, Any]:
@@ -106,7 +116,13 @@ def _read(where: str) -> dict[str, Any]:
     return claimed
 
 
-def _require_same(before: pa.Table, now: pa.Table) -> None:
+def require_same_images(before: pa.Table, now: pa.Table) -> None:
+    """Check that a run goes on with the images it began with.
+
+    Raises:
+        RunError: If an image was added, removed, changed, or has another split.
+    """
+
     def digests(table: pa.Table) -> dict[str, tuple[str, str]]:
         return {
             row["uri"]: (row["split"], row["sha256"]) for row in table.select(["uri", "split", "sha256"]).to_pylist()

@@ -22,6 +22,7 @@ JOBS = {
     "decide.py": (config.DecideConfig, cluster.decide),
     "finetune.py": (config.FinetuneConfig, cluster.finetune),
     "score.py": (config.ScoreConfig, cluster.score),
+    "tune.py": (config.TuneConfig, cluster.tune),
 }
 SMALL_RUN = (
     "--model.backbone", "ViT-S-16-alt",

@@ -1,0 +1,64 @@
+"""From a config and its images to a trained model: what a training worker and a trial of a sweep do alike."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from feclip.building import build_images, build_model
+from feclip.config import FinetuneConfig
+from feclip.data import Split
+from feclip.model import FeClipModel
+from feclip.training.checkpoint import TrainState
+from feclip.training.loop import fit
+
+__all__ = ["fit_config"]
+
+
+def fit_config(
+    config: FinetuneConfig,
+    *,
+    images: pa.Table,
+    device: torch.device,
+    state: TrainState | None,
+    on_epoch: Callable[[TrainState], None],
+    on_step: Callable[[int, int, int], None] = lambda *_: None,
+) -> tuple[FeClipModel, TrainState]:
+    """Build the model and the data sets of ``config`` and train to its last epoch.
+
+    Args:
+        config: The run.
+        images: Its images with their splits; those of ``train`` train, those of ``held_out`` are for the metrics, and
+            no other is opened.
+        device: Where the model computes.
+        state: State to go on from.
+        on_epoch: See :func:`feclip.training.fit`.
+        on_step: See :func:`feclip.training.fit`.
+
+    Returns:
+        The trained model and its last state.
+
+    Raises:
+        ConfigError: If the model cannot be built.
+        RunError: If training cannot go on.
+    """
+    model = build_model(config.model, seed=config.seed)
+
+    def of(split: Split) -> pa.Table:
+        return images.filter(pc.field("split") == split.value)
+
+    last = fit(
+        model,
+        train=build_images(of(Split.TRAIN), config.data, image_size=model.image_size),
+        held_out=build_images(of(Split.HELD_OUT), config.data, image_size=model.image_size),
+        loss=config.loss,
+        optim=config.optim,
+        seed=config.seed,
+        device=device,
+        num_threads=config.data.num_workers,
+        state=state,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
+    return model, last
