@@ -1,4 +1,4 @@
-"""Images in: storage, decoding, letterbox and valid masks, MVTec layout, manifests, splits and the leakage check."""
+"""Images in: storage, decoding, letterbox and valid masks, layouts, manifests, splits and the leakage check."""
 
 from feclip.data.dataset import (
     Batch,
@@ -14,6 +14,7 @@ from feclip.data.fetch import FetchedImage, fetch_and_decode
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
+from feclip.data.layouts import LAYOUTS, find_layout, read_layout
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
@@ -42,6 +43,7 @@ from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_p
 __all__ = [
     "IMAGE_SUFFIXES",
     "INSPECTION_SCHEMA",
+    "LAYOUTS",
     "MANIFEST_SCHEMA",
     "MAX_PIXELS",
     "STORAGE_PATIENCE_VARIABLE",
@@ -71,6 +73,7 @@ __all__ = [
     "delete",
     "exists",
     "fetch_and_decode",
+    "find_layout",
     "inspect_rows",
     "is_dir",
     "is_local",
@@ -86,6 +89,7 @@ __all__ = [
     "prepare_image",
     "read_bytes",
     "read_image_mask",
+    "read_layout",
     "read_manifest",
     "read_mvtec",
     "read_valid_mask",
