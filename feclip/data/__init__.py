@@ -18,6 +18,7 @@ from feclip.data.layouts import LAYOUTS, find_layout, read_layout
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
+from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
@@ -46,7 +47,9 @@ __all__ = [
     "LAYOUTS",
     "MANIFEST_SCHEMA",
     "MAX_PIXELS",
+    "SAME_PICTURE",
     "STORAGE_PATIENCE_VARIABLE",
+    "THUMBNAIL_BYTES",
     "Batch",
     "FetchedImage",
     "FileEntry",
@@ -73,6 +76,7 @@ __all__ = [
     "delete",
     "exists",
     "fetch_and_decode",
+    "find_known",
     "find_layout",
     "inspect_rows",
     "is_dir",
@@ -81,6 +85,7 @@ __all__ = [
     "letterbox",
     "list_children",
     "list_files",
+    "nearest_thumbnails",
     "overlap_check",
     "pack_valid_pixels",
     "parse_padding_color",
@@ -95,6 +100,7 @@ __all__ = [
     "read_valid_mask",
     "sha256",
     "squash",
+    "thumbnail",
     "uniform_border",
     "unpack_valid_pixels",
     "valid_tokens",
