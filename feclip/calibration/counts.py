@@ -1,9 +1,9 @@
 """Exact order statistics and moments of float32 scores that lie anywhere: counts that merge, of bounded size.
 
-A float32 is turned into an unsigned integer of the same order, its *key*. The first pass over the scores counts the
-upper 16 bits of the keys, the *bins* (at most 65,536 of them); whoever then wants certain ranks knows in which bins
-they lie, and a second pass counts whole keys in those bins alone, again at most 65,536 in each. So memory does not
-grow with the number of scores, and nothing depends on how they were divided or in which order they came.
+A float32 is turned into an unsigned integer of the same order, its *key* (:mod:`feclip.score_keys`). The first pass
+counts the upper 16 bits of the keys, the *bins* (at most 65,536 of them); whoever then wants certain ranks knows in
+which bins they lie, and a second pass counts whole keys in those bins alone, again at most 65,536 in each. So memory
+does not grow with the number of scores, and nothing depends on how they were divided or in which order they came.
 """
 
 import functools
@@ -16,35 +16,16 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from feclip.score_keys import SIGN, Keys, keys_of, scores_of
+
 __all__ = ["Counts", "ExactSums", "bins_of", "keys_of", "merge_all", "score_at", "scores_of"]
 
 BIN_BITS = 16  # of the 32: sign, exponent and 7 bits of the mantissa, so a bin is at most 1/128 of its value wide
-SIGN = np.uint32(1 << 31)
 MANTISSA_BITS = 23
 MANTISSA = np.uint32((1 << MANTISSA_BITS) - 1)
 EXPONENT = np.uint32(0xFF)
 SMALLEST = -149  # binary exponent of the smallest float32 above 0: every float32 is a whole multiple of it
 HALF_BITS = 12  # a mantissa of 24 bits is squared in halves, whose sums over 2**39 scores fit int64
-
-Keys = npt.NDArray[np.uint32]
-
-
-def keys_of(scores: npt.NDArray[np.float32]) -> Keys:
-    """Return keys of shape ``(N,)`` in the order of the scores; both zeros have one key.
-
-    Example:
-        >>> keys = keys_of(np.array([-1, -0.0, 0.0, 1], np.float32))
-        >>> bool(keys[0] < keys[1] == keys[2] < keys[3])
-        True
-    """
-    bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
-    return np.where(bits & SIGN, ~bits, bits | SIGN).astype(np.uint32)
-
-
-def scores_of(keys: Keys) -> npt.NDArray[np.float32]:
-    """Return the scores that :func:`keys_of` turns into these keys."""
-    bits: Keys = np.where(keys & SIGN, keys ^ SIGN, ~keys).astype(np.uint32)
-    return bits.view(np.float32)
 
 
 def bins_of(keys: Keys) -> Keys:

@@ -1,7 +1,12 @@
-"""Metrics of anomaly detection, ranked on logits."""
+"""Metrics of anomaly detection, ranked on logits; exact, and the same on any number of workers."""
 
-from feclip.metrics.ranking import auroc, average_precision
-from feclip.metrics.regions import aupro
-from feclip.metrics.table import ScoredImages, image_and_pixel_metrics
+from feclip.metrics.pixel_counts import PixelCounts
+from feclip.metrics.ranking import image_metrics
+from feclip.metrics.table import mean_over_categories, pixel_metrics
 
-__all__ = ["ScoredImages", "aupro", "auroc", "average_precision", "image_and_pixel_metrics"]
+__all__ = [
+    "PixelCounts",
+    "image_metrics",
+    "mean_over_categories",
+    "pixel_metrics",
+]

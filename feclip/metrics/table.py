@@ -1,53 +1,53 @@
-"""Image and pixel metrics of a set of scored images: per category first, then their mean."""
+"""The pixel metrics of a set of images, and the mean of any metrics over categories."""
 
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping
 
-import torch
+from feclip.metrics.community import aupro_community
+from feclip.metrics.pixel_counts import PixelCounts
+from feclip.metrics.pixel_curve import PixelCurve, aupro_of, auroc_of, average_precision_of, f1_max_of
 
-from feclip.metrics.ranking import auroc, average_precision
-from feclip.metrics.regions import aupro
-
-__all__ = ["ScoredImages", "image_and_pixel_metrics"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredImages:
-    """Scores and ground truth of N images; S is the side of the model input in pixels."""
-
-    image_logits: torch.Tensor
-    """``(N,)`` float32."""
-    labels: torch.Tensor
-    """``(N,)`` bool, true is anomalous."""
-    category_index: torch.Tensor
-    """``(N,)`` int64, zero-based."""
-    pixel_logits: torch.Tensor
-    """``(N, S, S)`` float32; NaN where a pixel does not count: on padding, or in an image without a gt mask."""
-    gt_masks: torch.Tensor
-    """``(N, S, S)`` bool."""
+__all__ = ["mean_over_categories", "pixel_metrics"]
 
 
-def image_and_pixel_metrics(scored: ScoredImages) -> dict[str, float]:
-    """Return image AUROC and AP, pixel AUROC and exact AUPRO, each computed per category and then averaged.
-
-    Pooling the images of all categories would rank scores of different objects against each other and gives other
-    numbers. A category that lacks normal or anomalous images (pixels) has no value and is left out of the mean; a
-    metric that no category has is absent from the result.
+def pixel_metrics(counts: PixelCounts) -> dict[str, float]:
+    """Return every metric of the pixels of a set of images, the same for any order and division of them.
 
     Returns:
-        ``image_auroc``, ``image_ap``, ``pixel_auroc`` and ``aupro``, in 0..1.
+        ``pixel_auroc``, ``pixel_ap``, ``pixel_f1_max``, ``aupro`` (exact, up to a false-positive rate of 0.3) and
+        ``aupro_community`` (the recipe behind published tables), in 0..1; those that have no value are absent, which
+        is all of them where no normal or no anomalous pixel counts.
+
+    Example:
+        >>> import numpy as np
+        >>> logits, masks = np.float32([[[5.0, 1.0, 0.0, 2.0]]]), np.array([[[True, False, False, True]]])
+        >>> pixel_metrics(PixelCounts.of(logits, masks))["aupro"]
+        1.0
     """
-    values: dict[str, list[float]] = {"image_auroc": [], "image_ap": [], "pixel_auroc": [], "aupro": []}
-    for category in sorted(set(scored.category_index.tolist())):
-        chosen = scored.category_index == category
-        logits, labels = scored.image_logits[chosen], scored.labels[chosen]
-        pixels = scored.pixel_logits[chosen]
-        counted = ~pixels.isnan()
-        for name, value in (
-            ("image_auroc", auroc(logits, labels)),
-            ("image_ap", average_precision(logits, labels)),
-            ("pixel_auroc", auroc(pixels[counted], scored.gt_masks[chosen][counted])),
-            ("aupro", aupro(pixels, scored.gt_masks[chosen])),
-        ):
-            if value is not None:
-                values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items() if found}
+    curve = PixelCurve.of(counts)
+    if curve is None:
+        return {}
+    values = {
+        "pixel_auroc": auroc_of(curve),
+        "pixel_ap": average_precision_of(curve),
+        "pixel_f1_max": f1_max_of(curve),
+        "aupro": aupro_of(curve),
+        "aupro_community": aupro_community(counts),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def mean_over_categories(by_category: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each metric over the categories that have it, each category counting alike.
+
+    Pooling the images of all categories would rank scores of different objects against each other and gives other
+    numbers.
+
+    Example:
+        >>> mean_over_categories({"screw": {"image_auroc": 1.0}, "tile": {"image_auroc": 0.5, "aupro": 0.25}})
+        {'image_auroc': 0.75, 'aupro': 0.25}
+    """
+    names = dict.fromkeys(name for metrics in by_category.values() for name in metrics)
+    return {
+        name: statistics.fmean(metrics[name] for metrics in by_category.values() if name in metrics) for name in names
+    }

@@ -2,10 +2,11 @@
 
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 
 from feclip.data import LabelledImages, prefetched_batches, valid_tokens
-from feclip.metrics import ScoredImages, image_and_pixel_metrics
+from feclip.metrics import PixelCounts, image_metrics, mean_over_categories, pixel_metrics
 from feclip.model import FeClipModel, fill_padding, upsample
 from feclip.training.batches import shard
 from feclip.training.ranks import gathered, rank, world_size
@@ -26,40 +27,52 @@ def held_out_metrics(
     """Score ``images``, divided over the ranks without repeats, and return the metrics of all of them together.
 
     The scores of all ranks are gathered and then ranked once: a mean of the ranks' metrics would be another number.
+    Maps leave the device batch by batch; what is gathered is a category's :class:`feclip.metrics.PixelCounts`, one
+    category at a time: in memory, 4 bytes for each pixel of a rank's own images and of the category at hand.
 
     Returns:
-        What :func:`feclip.metrics.image_and_pixel_metrics` returns; empty for no images.
+        The mean over the categories of what :func:`feclip.metrics.image_metrics` and
+        :func:`feclip.metrics.pixel_metrics` return; empty for no images.
     """
     if len(images) == 0:
         return {}
     own = shard(list(range(len(images))), rank=rank(), world_size=world_size())
     batches = [own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]
-    size = model.image_size
     logits = [torch.zeros(0, device=device)]
-    labels = [torch.zeros(0, dtype=torch.bool, device=device)]
-    indices = [torch.zeros(0, dtype=torch.int64, device=device)]
-    pixels = [torch.zeros(0, size, size, device=device)]
-    masks = [torch.zeros(0, size, size, dtype=torch.bool, device=device)]
+    labels = [torch.zeros(0, dtype=torch.uint8, device=device)]
+    categories = [torch.zeros(0, dtype=torch.int64, device=device)]
+    counts: dict[int, list[PixelCounts]] = {category: [] for category in sorted(set(images.category_index.tolist()))}
     model.eval()
     for loaded in prefetched_batches(images, batches, num_threads=num_threads):
         batch = loaded.to(device)
         tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
         with torch.no_grad(), context:
             output = model(model.normalize(batch.images, batch.valid_pixels), tokens)
-        upsampled = upsample(fill_padding(output.token_map, tokens), size=(size, size))
+        upsampled = upsample(fill_padding(output.token_map, tokens), size=(model.image_size, model.image_size))
         counted = batch.valid_pixels & batch.has_mask[:, None, None]
+        pixels, masks = upsampled.masked_fill(~counted, torch.nan).float().cpu(), batch.gt_masks.cpu()
+        category_index = images.category_index[batch.index.cpu()]
+        for category in set(category_index.tolist()):
+            chosen = category_index == category
+            counts[category].append(PixelCounts.of(pixels[chosen], masks[chosen]))
         logits.append(output.image_logit)
-        labels.append(batch.labels.bool())
-        indices.append(batch.index)
-        pixels.append(upsampled.masked_fill(~counted, torch.nan))
-        masks.append(batch.gt_masks)
+        labels.append(batch.labels.to(torch.uint8))
+        categories.append(category_index.to(device))
     model.train()
-    index = gathered(torch.cat(indices)).cpu()
-    scored = ScoredImages(
-        image_logits=gathered(torch.cat(logits)).cpu(),
-        labels=gathered(torch.cat(labels).to(torch.uint8)).bool().cpu(),
-        category_index=images.category_index[index],
-        pixel_logits=gathered(torch.cat(pixels)).cpu(),
-        gt_masks=gathered(torch.cat(masks).to(torch.uint8)).bool().cpu(),
-    )
-    return image_and_pixel_metrics(scored)
+    columns = [gathered(torch.cat(parts)).cpu() for parts in (logits, labels, categories)]
+    by_category = {}
+    for category, parts in counts.items():
+        chosen = columns[2] == category
+        pixel_counts = _gathered_counts(PixelCounts.merge_all(parts), device=device)
+        found = {**image_metrics(columns[0][chosen], columns[1][chosen]), **pixel_metrics(pixel_counts)}
+        by_category[str(category)] = found
+    return mean_over_categories(by_category)
+
+
+def _gathered_counts(own: PixelCounts, *, device: torch.device) -> PixelCounts:
+    """Return the counts of all ranks together; each rank must call it."""
+    columns = {}
+    for name in ("normal_keys", "anomalous_keys", "region_sizes"):
+        values = torch.from_numpy(getattr(own, name).view(np.int32))  # unsigned integers are not sent
+        columns[name] = gathered(values.to(device)).cpu().numpy().view(np.uint32)
+    return PixelCounts.merge_all([PixelCounts(**columns)])
