@@ -2,7 +2,8 @@
 
 from feclip.cluster.calibrate import calibrate
 from feclip.cluster.decide import decide
+from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
 from feclip.cluster.score import score
 
-__all__ = ["calibrate", "decide", "finetune", "score"]
+__all__ = ["calibrate", "decide", "evaluate", "finetune", "score"]

@@ -1,7 +1,7 @@
 """A bundle judged on labelled images: presets, the leakage guard, numbers from a score table, tables, the paper."""
 
 from feclip.evaluation.guard import Look, data_digest, look, require_sound, require_unknown
-from feclip.evaluation.judging import CategoryResult, count_pixels, image_rows, judge, mean_result
+from feclip.evaluation.judging import CategoryResult, count_pixels, image_rows, judge_category, mean_result
 from feclip.evaluation.paper import PAPER, PaperRow, find_dataset
 from feclip.evaluation.presets import PRESETS, Preset, override_of, preset_bundle, preset_scoring
 from feclip.evaluation.results import RESULT_SCHEMA, Evaluation, Judgement
@@ -23,7 +23,7 @@ __all__ = [
     "data_digest",
     "find_dataset",
     "image_rows",
-    "judge",
+    "judge_category",
     "look",
     "markdown",
     "mean_result",

@@ -1,7 +1,7 @@
 """The leakage guard: an image that a bundle was made with does not judge it, whatever file it comes in.
 
-    look(rows, [bundle.images, ...])    tasks: read and decode each image once, compare it with what each bundle knows
-    require_unknown(matches, ...)       driver: stop, or mark
+look(rows, [bundle.images, ...])    tasks: read and decode each image once, compare it with what each bundle knows
+require_unknown(matches, ...)       driver: stop, or mark
 """
 
 import hashlib

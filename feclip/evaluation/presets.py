@@ -39,8 +39,8 @@ class Preset:
     def text(self, bundle: Bundle, scoring: ScoringConfig) -> str:
         """Return in one line what a number under this preset means for a bundle that was brought to it."""
         return (
-            f"{self.name}: {bundle.input['resize']} to {bundle.model.image_size} px, bicubic; masks bilinear > 0.5; maps "
-            f"smoothed by sigma {scoring.smoothing_sigma:g} px"
+            f"{self.name}: {bundle.input['resize']} to {bundle.model.image_size} px, bicubic; masks bilinear > 0.5; "
+            f"maps smoothed by sigma {scoring.smoothing_sigma:g} px"
         )
 
 

@@ -79,8 +79,8 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
         )
         if judgement.num_trained_images:
             yield (
-                f"- **{MARK} {judgement.num_trained_images} of {mean.num_images} images trained, selected or calibrated "
-                "this bundle: no number below says what it is worth on others**"
+                f"- **{MARK} {judgement.num_trained_images} of {mean.num_images} images trained, selected or "
+                "calibrated this bundle: no number below says what it is worth on others**"
             )
     yield f"- data: `{evaluation.source}`"
     yield f"- split: {_split_text(evaluation)}"
