@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from feclip.metrics.community import aupro_community
 from feclip.metrics.pixel_counts import PixelCounts
-from feclip.metrics.pixel_curve import PixelCurve, aupro_of, auroc_of, average_precision_of, f1_max_of
+from feclip.metrics.pixel_curve import PixelCurve, curve_metrics
 
 __all__ = ["mean_over_categories", "pixel_metrics"]
 
@@ -27,14 +27,8 @@ def pixel_metrics(counts: PixelCounts) -> dict[str, float]:
     curve = PixelCurve.of(counts)
     if curve is None:
         return {}
-    values = {
-        "pixel_auroc": auroc_of(curve),
-        "pixel_ap": average_precision_of(curve),
-        "pixel_f1_max": f1_max_of(curve),
-        "aupro": aupro_of(curve),
-        "aupro_community": aupro_community(counts),
-    }
-    return {name: value for name, value in values.items() if value is not None}
+    community = aupro_community(counts)
+    return curve_metrics(curve) | ({} if community is None else {"aupro_community": community})
 
 
 def mean_over_categories(by_category: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
