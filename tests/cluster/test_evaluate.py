@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -68,19 +69,22 @@ def made(folder: Path, root: Path, *, adapters: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def local_ray(ray_env: dict[str, str]) -> Iterator[None]:
-    """A cluster that all evaluations of this module share, in this process."""
-    settings = {key: value for key, value in ray_env.items() if key.startswith("RAY_")}
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
-    yield
-    ray.shutdown()
-    for key, value in before.items():
-        if value is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = value
+def local_ray() -> Iterator[None]:
+    """A cluster that all evaluations of this module share, in this process, on loopback and without a job server.
+
+    Ray's client reads the mode of authentication once per process, so a token cannot be brought in for this one alone.
+    """
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    with mock.patch.dict(os.environ, settings):
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            logging_level="WARNING",
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()
 
 
 def judged(output: Path, bundle: str, *, root: str | None = None, **fields: object) -> Path:
@@ -118,7 +122,7 @@ def test_what_cannot_be_judged_is_one_line_with_its_exit_code(bundle: str, small
         (("--data.root", str(small_mvtec), "--data.categories", "screw"), 1, "no images of category screw; available"),
         (("--data.root", str(small_mvtec), "--preset", "community-518"), 2, "cannot take: model: image_size"),
         (("--data.root", str(small_mvtec), "--preset", "community"), 2, "preset must be one of feclip, community-518"),
-        (("--data.root", str(small_mvtec), "--compare", "paper"), 1, "No data set of the paper has the categories"),
+        (("--data.root", str(small_mvtec), "--dataset", "visa"), 1, "capsule, tile is no category of VisA"),
         (("--data.root", str(tmp_path / "nowhere")), 1, "does not exist or is no folder"),
         (("--split", "report"), 2, "data.root or data.manifest is required"),
         (("--data.root", str(small_mvtec), "--split", "calibration"), 2, "calibration"),
