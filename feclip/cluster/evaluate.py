@@ -25,9 +25,9 @@ from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import mapped
-from feclip.config import EvaluateConfig, ScoreConfig
-from feclip.data import InputOptions, check_writable, join_uri, write_bytes
-from feclip.errors import FeclipError
+from feclip.config import EvaluateConfig, ScoreConfig, changed_fields
+from feclip.data import InputOptions, check_writable, exists, join_uri, read_bytes, write_bytes
+from feclip.errors import FeclipError, RunError
 from feclip.evaluation import (
     PRESETS,
     CategoryResult,
@@ -62,6 +62,8 @@ logger = logging.getLogger(__name__)
 IMAGES_PER_TASK = 32
 NUM_RESAMPLES = 1000
 EVALUATIONS_FOLDER = "evaluations"
+SCORED_FOLDER = "scored"  # below it a scoring run for each bundle
+CLAIM_FILE = "evaluation.json"
 MANIFEST_FILE = "images.parquet"
 METRICS_FILE = "metrics.parquet"
 REPORT_FILE = "metrics.md"
@@ -91,10 +93,11 @@ def evaluate(config: EvaluateConfig) -> str:
     with session(config.cluster):
         selections, known = _looked_at(selections, bundles=bundles, config=config)
         digests = [data_digest(images) for images in selections]
-        output = config.output or _default_output(config, bundles=bundles, digests=digests)
+        output = _claimed(config, identity=_identity(config, bundles=bundles, digests=digests))
         judgements = []
         for bundle, images, found, digest in zip(bundles, selections, known, digests, strict=True):
-            run = _scored(bundle, images, config=config, folder=join_uri(output, "bundles", bundle.model_id[:16]))
+            folder = join_uri(output, SCORED_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
+            run = _scored(bundle, images, config=config, folder=folder)
             judgements.append(_judged(run, bundle, config=config, num_known=found.num_rows, digest=digest))
     split = None if config.split is None else str(config.split)
     evaluation = Evaluation(judgements=judgements, source=source, preset=config.preset, split=split)
@@ -179,18 +182,42 @@ def _look(rows: pa.Table, *known: pa.Table, num_threads: int) -> object:
         return error
 
 
-def _default_output(config: EvaluateConfig, *, bundles: Sequence[Bundle], digests: Sequence[str]) -> str:
-    """Return a folder beside the first bundle that only this very evaluation has."""
-    identity: dict[str, Any] = {
-        "bundles": [bundle.model_id for bundle in bundles],
-        "data": list(digests),
-        "source": [config.data.root, config.data.manifest],
+def _identity(config: EvaluateConfig, *, bundles: Sequence[Bundle], digests: Sequence[str]) -> dict[str, Any]:
+    """Return as JSON all that a number of this evaluation depends on."""
+    calibrations = [bundle.calibration for bundle in bundles]
+    return {
+        "model_ids": [bundle.model_id for bundle in bundles],
+        "calibration_ids": [None if found is None else found.calibration_id for found in calibrations],
+        "data_digests": list(digests),
         "split": None if config.split is None else str(config.split),
         "preset": config.preset,
-        "score": [config.score.smoothing_sigma, config.score.topk_fraction, str(config.score.precision)],
+        "smoothing_sigma": float(config.score.smoothing_sigma),
+        "topk_fraction": float(config.score.topk_fraction),
+        "precision": str(config.score.precision),
     }
+
+
+def _claimed(config: EvaluateConfig, *, identity: dict[str, Any]) -> str:
+    """Return the output after writing into it whose it is; by default a folder that only this very evaluation has.
+
+    Raises:
+        RunError: If it belongs to another evaluation; each difference is named.
+    """
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return join_uri(config.bundle[0], EVALUATIONS_FOLDER, digest)
+    output = config.output or join_uri(config.bundle[0], EVALUATIONS_FOLDER, digest)
+    where = join_uri(output, CLAIM_FILE)
+    if exists(where):
+        try:
+            changes = changed_fields(json.loads(read_bytes(where)), identity)
+        except (ValueError, AttributeError) as error:
+            msg = f"{where} is no record of an evaluation ({error}); choose another output."
+            raise RunError(msg) from error
+        if changes:
+            listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
+            msg = f"{output} belongs to another evaluation: {listed}. Choose another output."
+            raise RunError(msg)
+    write_bytes(where, (json.dumps(identity, indent=1) + "\n").encode())
+    return output
 
 
 def _scored(bundle: Bundle, images: pa.Table, *, config: EvaluateConfig, folder: str) -> Run:

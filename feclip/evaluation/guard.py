@@ -104,7 +104,7 @@ def require_unknown(images: pa.Table, known: pa.Table, *, bundle: str, allowed: 
 
 
 def data_digest(images: pa.Table) -> str:
-    """Return a digest of what judges: each image's content, name, label, category and which mask it has.
+    """Return a digest of what judges: each image's content, name, label and category, and whether its mask is known.
 
     Args:
         images: Rows of `Look.images`, in any order.
