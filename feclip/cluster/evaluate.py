@@ -49,8 +49,8 @@ from feclip.evaluation import (
     require_sound,
     require_unknown,
     scored_manifest,
+    screen,
     select_images,
-    short_tables,
 )
 from feclip.metrics import PixelCounts
 from feclip.scoring import input_options
@@ -106,8 +106,7 @@ def evaluate(config: EvaluateConfig) -> str:
     pq.write_table(evaluation.table(), sink)
     write_bytes(join_uri(output, METRICS_FILE), sink.getvalue().to_pybytes())
     write_bytes(join_uri(output, REPORT_FILE), markdown(evaluation, paper=shown).encode())
-    for line in short_tables(evaluation, paper=shown):
-        logger.info("%s", line)
+    logger.info("%s\n\n%s\n", source, screen(evaluation, paper=shown))
     logger.info("Evaluation written to %s", output)
     return output
 

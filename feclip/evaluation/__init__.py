@@ -6,7 +6,7 @@ from feclip.evaluation.paper import PAPER, PaperRow, find_dataset
 from feclip.evaluation.presets import PRESETS, Preset, override_of, preset_bundle, preset_scoring
 from feclip.evaluation.results import RESULT_SCHEMA, Evaluation, Judgement
 from feclip.evaluation.selection import check_selection, read_images, scored_manifest, select_images
-from feclip.evaluation.tables import markdown, short_tables
+from feclip.evaluation.tables import markdown, screen
 
 __all__ = [
     "PAPER",
@@ -34,6 +34,6 @@ __all__ = [
     "require_sound",
     "require_unknown",
     "scored_manifest",
+    "screen",
     "select_images",
-    "short_tables",
 ]

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from feclip.evaluation.judging import FPRS, CategoryResult
+from feclip.evaluation.judging import FPRS
 from feclip.evaluation.paper import PaperRow
-from feclip.evaluation.results import Evaluation, Spread, spread
+from feclip.evaluation.results import Evaluation, Judgement, Spread, spread
 
-__all__ = ["markdown", "short_tables"]
+__all__ = ["markdown", "screen"]
 
 IMAGE_COLUMNS: Mapping[str, str] = MappingProxyType(
     {
@@ -62,9 +62,24 @@ def markdown(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def short_tables(evaluation: Evaluation, *, paper: PaperRow | None = None) -> list[str]:
-    """Return what fits on a screen, line by line: the tables without the head."""
-    return [*_tables(evaluation), *(_comparison(evaluation, paper) if paper is not None else ())]
+def screen(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
+    """Return what fits on a screen: the tables without head and intervals, their columns aligned."""
+    lines = [*_tables(evaluation, with_intervals=False), *(_comparison(evaluation, paper) if paper is not None else ())]
+    blocks: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("|") != bool(blocks[-1] and blocks[-1][-1].startswith("|")):
+            blocks.append([])
+        blocks[-1].append(line)
+    return "\n".join(line for block in blocks for line in _aligned(block)).strip()
+
+
+def _aligned(lines: list[str]) -> list[str]:
+    """Return the lines of a table with columns of one width; other lines as they are."""
+    if not lines or not lines[0].startswith("|"):
+        return lines
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _head(evaluation: Evaluation) -> Iterator[str]:
@@ -75,7 +90,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
         mean = judgement.mean
         yield (
             f"- images: {mean.num_images} ({mean.num_images - mean.num_anomalous} normal, {mean.num_anomalous} "
-            f"anomalous) in {len(judgement.categories)} categories, data digest {judgement.data_digest}"
+            f"anomalous), categories: {len(judgement.categories)}, data digest {judgement.data_digest}"
         )
         if judgement.num_trained_images:
             yield (
@@ -84,14 +99,15 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
             )
     yield f"- data: `{evaluation.source}`"
     yield f"- split: {_split_text(evaluation)}"
-    yield from (f"- {note}" for note in _notes(evaluation.judgements[0].mean))
+    yield from (f"- {note}" for note in _notes(evaluation.judgements[0]))
 
 
 def _split_text(evaluation: Evaluation) -> str:
     return "all test images" if evaluation.split is None else f"{evaluation.split}, as protocol b divides the images"
 
 
-def _notes(mean: CategoryResult) -> Iterator[str]:
+def _notes(judgement: Judgement) -> Iterator[str]:
+    mean = judgement.mean
     if mean.num_masked == 0:
         yield "pixels: no mask is known, so images alone are judged"
     elif mean.num_masked < mean.num_images:
@@ -99,30 +115,31 @@ def _notes(mean: CategoryResult) -> Iterator[str]:
             f"pixels: judged on {mean.num_masked} images whose mask is known; {mean.num_anomalous} images are "
             f"anomalous, and {mean.num_anomalous - mean.num_masked_anomalous} of them have no mask"
         )
-    num_normal = mean.num_images - mean.num_anomalous
+    fewest = min(result.num_images - result.num_anomalous for result in judgement.categories.values())
     yield from (
-        f"TPR at {100 * fpr:g} % FPR: with {num_normal} normal images no false alarm is allowed at all"
+        f"TPR at {100 * fpr:g} % FPR: a category has {fewest} normal images, so not one false alarm is allowed in it"
         for fpr in FPRS
-        if num_normal * fpr < 1
+        if fewest * fpr < 1
     )
 
 
-def _tables(evaluation: Evaluation) -> Iterator[str]:
+def _tables(evaluation: Evaluation, *, with_intervals: bool = True) -> Iterator[str]:
     known = {name for result in evaluation.result(None) for name in result.metrics}
     for title, columns in (("Images", IMAGE_COLUMNS), ("Pixels", PIXEL_COLUMNS), ("Decisions", DECIDED_COLUMNS)):
         shown = {name: label for name, label in columns.items() if name in known}
         if shown:
-            yield from _table(evaluation, shown, title=title)
+            yield from _table(evaluation, shown, title=title, with_intervals=with_intervals)
 
 
-def _table(evaluation: Evaluation, columns: Mapping[str, str], *, title: str) -> Iterator[str]:
+def _table(evaluation: Evaluation, columns: Mapping[str, str], *, title: str, with_intervals: bool) -> Iterator[str]:
     yield f"## {title}{_marked_title(evaluation)}"
     yield ""
     yield from _header(["category", *columns.values()])
     rows = [(name, evaluation.result(name)) for name in evaluation.categories]
     last = "all" if title == "Decisions" else "mean"
     for name, results in [*rows, (last, evaluation.result(None))] if len(rows) > 1 else rows:
-        yield _line([name, *(_cell(evaluation, metric, spread(results, metric)) for metric in columns)])
+        found = {metric: spread(results, metric) for metric in columns}
+        yield _line([name, *(_cell(evaluation, *item, with_interval=with_intervals) for item in found.items())])
     yield ""
 
 
@@ -197,14 +214,14 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(evaluation: Evaluation, metric: str, found: Spread | None) -> str:
+def _cell(evaluation: Evaluation, metric: str, found: Spread | None, *, with_interval: bool = True) -> str:
     if found is None:
         return "-"
     digits = 0 if metric in COUNTS else 3
     text = f"{found.value:.{digits}f}"
     if found.deviation is not None:
         text += f" ± {found.deviation:.{max(digits, 1)}f}"
-    elif found.interval is not None:
+    elif with_interval and found.interval is not None:
         text += f" ({found.interval[0]:.3f} to {found.interval[1]:.3f})"
     return f"{text} {MARK}" if evaluation.is_marked else text
 

@@ -1,12 +1,15 @@
 """What a preset does to images, masks and maps, against plain arithmetic; and what it refuses."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_model
 from scipy import ndimage
 
 from feclip.building import build_model
@@ -16,6 +19,7 @@ from feclip.data import InputOptions
 from feclip.errors import ConfigError
 from feclip.evaluation import PRESETS, override_of, preset_bundle, preset_scoring
 from feclip.model import pixel_maps
+from feclip.scoring import Scorer, input_options
 
 RNG = np.random.default_rng(2)
 COMMUNITY = PRESETS["community-518"]
@@ -74,6 +78,35 @@ def test_the_demonstration_backbone_cannot_take_518_and_says_so_in_one_line(tmp_
     assert "\n" not in str(raised.value)
     assert preset_bundle(bundle, PRESETS["feclip"]) is bundle
     assert bundle.with_input(override_of(PRESETS["feclip"], bundle)) is bundle
+
+
+@pytest.fixture(scope="module")
+def patch_14(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A small backbone with a patch of 14 pixels, whose weights are in a file: its name and that file."""
+    folder = tmp_path_factory.mktemp("backbone")
+    vision = {"image_size": 56, "layers": 2, "width": 64, "head_width": 32, "patch_size": 14}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    (folder / "tiny-14.json").write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    save_model(open_clip.create_model("tiny-14"), str(folder / "tiny-14.safetensors"))
+    return {"backbone": "tiny-14", "pretrained": str(folder / "tiny-14.safetensors")}
+
+
+def test_community_518_from_image_to_statistics_on_a_patch_of_14(patch_14: dict[str, str], tmp_path: Path) -> None:
+    bundle = bundle_of(tmp_path, **patch_14, image_size=56)
+    judged = preset_bundle(bundle, COMMUNITY)
+    assert judged.model_id != bundle.model_id
+    scoring = preset_scoring(ScoringConfig(), COMMUNITY)
+    scorer = Scorer(judged, precision="float32", smoothing_sigma=scoring.smoothing_sigma)
+    assert (scorer.image_size, scorer.token_grid) == (518, (37, 37))
+    pixels, record = input_options(judged).place(RNG.integers(0, 256, (60, 90, 3), np.uint8))
+    assert record.valid_pixels().all()
+    scores = scorer.score(pixels[None], record.valid_pixels()[None])
+    drawn = pixel_maps(torch.from_numpy(scores.token_map), image_size=518)[0].numpy().astype(np.float64)
+    smoothed = ndimage.gaussian_filter(drawn, sigma=4.0, mode="nearest", truncate=4.0)
+    assert scores.map_max[0] == pytest.approx(smoothed.max(), abs=1e-4)
+    assert Scorer(bundle, precision="float32").model_id != scorer.model_id
 
 
 def test_smoothing_is_the_jobs_own_unless_the_preset_fixes_it() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from feclip.errors import DataError
-from feclip.evaluation import PAPER, CategoryResult, Evaluation, Judgement, find_dataset, markdown
+from feclip.evaluation import PAPER, CategoryResult, Evaluation, Judgement, find_dataset, markdown, screen
 
 METRICS = {
     "image_auroc": 0.9, "image_ap": 0.8, "image_f1_max": 0.7, "image_tpr_at_fpr_0.01": 0.5,
@@ -52,8 +52,16 @@ def test_one_bundle_has_intervals_and_says_what_it_depends_on() -> None:
     assert "| mean | 0.950 | 0.400 | 0.450 | 0.850 | 0.600 |" in text
     for said in ("feclip: letterbox to 112 px", "split: report", "d" * 16, "mmmmmmmmmmmm", "15 normal, 25 anomalous"):
         assert said in text
-    assert "TPR at 0.1 % FPR: with 15 normal images no false alarm is allowed" in text
+    assert "TPR at 0.1 % FPR: a category has 15 normal images, so not one false alarm is allowed in it" in text
     assert "†" not in text
+
+
+def test_the_screen_has_aligned_columns_without_intervals() -> None:
+    lines = screen(judged(0.0), paper=PAPER["btad"]).splitlines()
+    heading, first = next((line, lines[number + 1]) for number, line in enumerate(lines) if line.startswith("category"))
+    assert first.index("0.900") == heading.index("AUROC")
+    assert not [line for line in lines if "|" in line or " to 0." in line]
+    assert "ours        90.0" in "\n".join(lines)
 
 
 def test_several_bundles_have_mean_and_deviation() -> None:
