@@ -85,22 +85,31 @@ def aupro(
         for _ in range(repeats):
             runs["feclip"].append(measure(sys.executable, "feclip", folder))
             runs["anomalib"].append(measure(rival_python, "anomalib", folder))
-    medians = {}
+    medians, cpu_medians = {}, {}
     for library, found in runs.items():
         seconds = [float(run["seconds"]) for run in found]
         extra = max(float(run["bytes_beyond_input"]) for run in found)
         medians[library] = statistics.median(seconds)
+        cpu_medians[library] = statistics.median(float(run["cpu_seconds"]) for run in found)
         print(
             f"{library} {found[0]['version']}: {medians[library]:.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), "
+            f"{cpu_medians[library]:.2f} s of CPU, "
             f"peak {extra / 1e6:.0f} MB beyond the maps, value {found[0]['value']:.9f}"
         )
     difference = abs(float(runs["feclip"][0]["value"]) - float(runs["anomalib"][0]["value"]))
     ratio = medians["anomalib"] / medians["feclip"]
-    print(f"anomalib / feclip: {ratio:.1f} times the time; the values differ by {difference:.1e}")
+    cpu_ratio = cpu_medians["anomalib"] / cpu_medians["feclip"]
+    print(f"anomalib / feclip: {ratio:.1f} times the time, {cpu_ratio:.1f} of CPU; values differ by {difference:.1e}")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         arguments = {"num_images": num_images, "image_size": image_size, "seed": seed, "num_cpus": os.cpu_count()}
-        record = {"arguments": arguments, "ratio": ratio, "difference": difference, "runs": runs}
+        record = {
+            "arguments": arguments,
+            "ratio": ratio,
+            "cpu_ratio": cpu_ratio,
+            "difference": difference,
+            "runs": runs,
+        }
         output.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from feclip.metrics.community import area_of_kept, community_keys
 from feclip.metrics.pixel_counts import PixelCounts
 from feclip.metrics.pixel_curve import PixelCurve, curve_metrics
+from feclip.metrics.ranking import RankCurve
 from feclip.score_keys import Keys
 
 __all__ = ["BinnedPixels"]
@@ -86,28 +87,25 @@ class BinnedPixels:
         if reached[-1] == 0 or found[-1] == 0:
             return {}
         finds = anomalous[::-1] > 0
-        curve = PixelCurve(
+        ranks = RankCurve(
             above=(reached - normal[::-1].astype(np.int64))[finds],
             reached=reached[finds],
             found=found[finds],
-            overlap=overlaps[finds],
             num_normal=int(reached[-1]),
-            num_regions=num_regions,
         )
+        curve = PixelCurve(ranks=ranks, overlap=overlaps[finds], num_regions=num_regions)
         metrics = curve_metrics(curve)
         # The bins from the highest down to the first above a threshold, counted from one; none of them is no pixel.
         bins = len(normal) - self.community
         community = area_of_kept(
-            np.append(0, reached)[bins] / curve.num_normal, np.append(0.0, overlaps)[bins] / num_regions
+            np.append(0, reached)[bins] / ranks.num_normal, np.append(0.0, overlaps)[bins] / num_regions
         )
         return metrics if community is None else metrics | {"aupro_community": community}
 
 
 def _quantiles(keys: Keys) -> Keys:
-    """Return the keys at equal distances of rank, each quantile's first."""
-    if len(keys) == 0:
-        return keys
-    distinct: Keys = np.unique(keys)
-    if len(distinct) <= NUM_QUANTILES:
-        return distinct
-    return keys[np.arange(NUM_QUANTILES) * len(keys) // NUM_QUANTILES]
+    """Return the keys at equal distances of rank, or each distinct one where there are no more; ``keys`` ascend."""
+    is_first = np.append(np.ones(min(len(keys), 1), np.bool_), keys[1:] != keys[:-1])
+    few = np.count_nonzero(is_first) <= NUM_QUANTILES
+    starts: Keys = keys[is_first] if few else keys[np.arange(NUM_QUANTILES) * len(keys) // NUM_QUANTILES]
+    return starts

@@ -1,7 +1,7 @@
 """Bootstrap confidence intervals: how far a metric would move on other images of the same kind.
 
 Images are drawn with replacement among the normal and among the anomalous ones, so each resample holds as many of both
-as the data (a plain draw can lose a class of a small category). A normal image stands for itself and its pixels.
+as the data (a plain draw can lose a class of a small category). An image is drawn with all its pixels.
 
 Letters: N images, R resamples.
 """
@@ -45,7 +45,7 @@ def bootstrap_values(
         fprs: As for :func:`feclip.metrics.image_metrics`.
 
     Returns:
-        By metric, values of shape ``(R,)``; NaN in a resample where it has none. Without a metric of the whole, none.
+        By metric, values of shape ``(R,)``; NaN in a resample where it has none; what no resample has is absent.
 
     Raises:
         ValueError: If the number of ``pixels`` is another than that of images, and as ``image_metrics`` does.

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 from feclip.metrics import image_metrics, mean_over_categories
 
@@ -47,7 +48,29 @@ def test_metrics_equal_their_definitions(ties: bool, fpr: float) -> None:
     logits = (logits * 4).round() if ties else logits
     labels = torch.rand(200, generator=generator) < 0.3
     expected = literal_metrics(logits, labels, fpr=fpr, tpr=0.95)
-    assert image_metrics(logits, labels, fprs=(fpr,)) == pytest.approx(expected, abs=1e-6)
+    assert image_metrics(logits, labels, fprs=(fpr,)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auroc_and_ap_are_those_of_torchmetrics(ties: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.rand(300, generator=generator) < 0.3
+    logits = torch.randn(300, generator=generator) + labels
+    logits = (logits * 4).round() if ties else logits
+    # Given values outside [0, 1] it would apply a sigmoid in float32: ranks instead.
+    distinct, inverse = torch.unique(logits, return_inverse=True)
+    ranks = inverse.double() / len(distinct)
+    found = image_metrics(logits, labels)
+    assert found["image_auroc"] == pytest.approx(float(binary_auroc(ranks, labels.int())), abs=1e-6)
+    assert found["image_ap"] == pytest.approx(float(binary_average_precision(ranks, labels.int())), abs=1e-6)
+
+
+@pytest.mark.parametrize("num_images", [3, 20, 1000, 1001])
+def test_a_perfect_ranking_is_one_to_the_last_bit(num_images: int) -> None:
+    logits = torch.arange(float(num_images))
+    for num_anomalous in (1, num_images // 3):
+        found = image_metrics(logits, logits >= num_images - num_anomalous)
+        assert (found["image_auroc"], found["image_ap"], found["image_f1_max"]) == (1.0, 1.0, 1.0)
 
 
 def test_a_case_worked_by_hand() -> None:
@@ -62,7 +85,7 @@ def test_a_case_worked_by_hand() -> None:
             "image_tpr_at_fpr_0.001": 1 / 3,
             "image_fpr_at_tpr_0.95": 1 / 3,
         },
-        abs=1e-7,
+        abs=1e-15,
     )
 
 
