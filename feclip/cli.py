@@ -62,6 +62,7 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
     parser = _OneLineParser(prog=prog, description=about, formatter_class=_Formatter)
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True)
+    _read_lone_flags_as_true(parser)
     values = parser.parse_args(argv)
     values.pop("config", None)
     try:
@@ -69,6 +70,13 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         return config_class(**config)
     except ValueError as error:
         parser.error(str(error))
+
+
+def _read_lone_flags_as_true(parser: ArgumentParser) -> None:
+    """Let ``--allow_trained_images`` mean ``--allow_trained_images true``, for every field that is a bool."""
+    for action in parser._actions:  # noqa: SLF001 - argparse lists its arguments nowhere else
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True
 
 
 def run_job(config_class: type[_Config], action: Callable[[_Config], object], *, prog: str, about: str) -> int:

@@ -12,7 +12,7 @@ As the peers do, over five seeds, beside the paper:
         --data.root s3://data/visa --preset community-518 --compare paper --output s3://results/visa
 
 It writes metrics.parquet and metrics.md; without --output into <bundle>/evaluations/<digest of data, split and preset>.
-Images that trained, selected or calibrated the bundle stop it, unless --allow_trained_images true marks every number.
+Images that trained, selected or calibrated the bundle stop it, unless --allow_trained_images marks every number.
 
 Every field with its default and help:
     python jobs/evaluate.py --print_config=comments

@@ -65,7 +65,8 @@ def select_images(
         DataError: If splits cannot be given, or no image is left.
     """
     trained_with: Mapping[str, Any] = training.get("data", {})
-    together = set(trained_with.get("categories") or ())
+    is_folder = trained_with.get("manifest") is None  # training takes a manifest as a whole
+    together = set(trained_with.get("categories") or ()) if is_folder else set()
     is_trained = pc.is_in(table["category"], value_set=pa.array(sorted(together), pa.string()))
     column = config.group_column or trained_with.get("group_column")
     if config.group_column is None and column not in table.column_names:
