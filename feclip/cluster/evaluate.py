@@ -256,7 +256,11 @@ def _judged(run: Run, bundle: Bundle, *, config: EvaluateConfig, num_known: int,
         num_trained_images=num_known,
         categories=results,
         mean=mean_result(images, results),
-        recipe={"backbone": bundle.model.backbone, "image_size": bundle.model.image_size},
+        recipe={
+            "backbone": bundle.model.backbone,
+            "image_size": bundle.model.image_size,
+            "trained_on": bundle.training["data"]["manifest"] or bundle.training["data"]["root"],
+        },
     )
 
 

@@ -51,7 +51,7 @@ class Judgement:
     categories: Mapping[str, CategoryResult]
     mean: CategoryResult
     recipe: Mapping[str, Any]
-    """``backbone`` and ``image_size``, as judged."""
+    """``backbone`` and ``image_size``, as judged, and ``trained_on``, None where nothing was."""
 
     def results(self) -> Iterator[tuple[str | None, CategoryResult]]:
         """Yield each category with its numbers, then None with their mean."""

@@ -184,7 +184,7 @@ def _comparison(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     yield (
         f"The paper: trained on {paper.trained_on}, all test images of {len(paper.categories)} categories, "
         f"{PAPER_BACKBONE} at {PAPER_SIZE} px, mean of {PAPER_RUNS} runs. The comparison means something only where "
-        "ours is the same."
+        "ours is the same. Here:"
     )
     yield from (f"- {difference}" for difference in _departures(evaluation, paper))
     yield ""
@@ -201,6 +201,8 @@ def _departures(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     recipes = {(judgement.recipe["backbone"], judgement.recipe["image_size"]) for judgement in evaluation.judgements}
     for backbone, image_size in sorted(recipes - {(PAPER_BACKBONE, PAPER_SIZE)}):
         yield f"{backbone} at {image_size} px"
+    for trained_on in sorted({str(judgement.recipe["trained_on"] or "nothing") for judgement in evaluation.judgements}):
+        yield f"trained on {trained_on}"
     if evaluation.is_marked:
         yield f"{MARK} images that made the bundle judge it"
 

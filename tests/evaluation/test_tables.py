@@ -39,7 +39,7 @@ def judged(
             num_trained_images=num_trained,
             categories={name: result(shift, **fields) for name in categories},  # type: ignore[arg-type]
             mean=result(shift, **fields),  # type: ignore[arg-type]
-            recipe={"backbone": "feclip-demo", "image_size": 112},
+            recipe={"backbone": "feclip-demo", "image_size": 112, "trained_on": "/data/mvtec"},
         )
         for number, shift in enumerate(shifts)
     ]
@@ -108,6 +108,7 @@ def test_the_paper_stands_beside_with_all_that_differs() -> None:
     for said in ("1 of 3 categories are absent here: 02", "split report is a part", "1 bundle(s) instead of 5 runs"):
         assert said in text
     assert "feclip-demo at 112 px" in text
+    assert "trained on /data/mvtec" in text
 
 
 def test_a_data_set_is_told_by_its_categories_or_named() -> None:
