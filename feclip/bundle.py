@@ -2,7 +2,8 @@
 
     config.json           every model field, how images become inputs, digests, versions; written last
     adapters.safetensors  trained tensors only (adapters, patch head); the frozen CLIP is never copied
-    images.parquet        every image that trained or selected it: role, split, sha256, digest of the decoded pixels
+    images.parquet        every image that trained, selected or calibrated it: role, split, sha256, digest of the
+                          decoded pixels, thumbnail
     metrics.json          what training measured, by epoch
     calibration.json      thresholds and normalisation; absent until calibrated
 
@@ -28,13 +29,13 @@ from feclip import __version__
 from feclip.building import build_model
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
-from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.data import THUMBNAIL_BYTES, exists, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
 from feclip.model import FeClipModel, build_prompts, tensor_digest
 
-__all__ = ["Bundle", "read_bundle", "write_bundle", "write_calibrated"]
+__all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
 
-SCHEMA = 1
+SCHEMA = 2
 CONFIG_FILE = "config.json"
 ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
@@ -52,8 +53,31 @@ CONFIG_KEYS = (
     "tap_blocks",
     "training",
 )
+IMAGE_COLUMNS = pa.schema(
+    [
+        pa.field("uri", pa.string()),
+        pa.field("role", pa.string()),  # trained, selected, calibrated, or what else chose it
+        pa.field("sha256", pa.string()),  # of the file
+        pa.field("pixel_digest", pa.string()),  # of what it shows; null where it was not decoded for this
+        pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),  # the same
+    ]
+)
+"""Columns that images.parquet must have, by which `jobs/evaluate.py` knows an image again; further ones may follow."""
 INPUT_FIELDS = ("resize", "padding_color", "valid_region")  # fields of DataConfig that change a score
+POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, where the input has another size
 UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the backbone's digest and by tap_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOverride:
+    """Another way to bring images to the model than the one it was trained with, as a protocol may ask."""
+
+    image_size: int
+    """Side of the model input, pixels; a multiple of the patch."""
+    resize: str
+    """``letterbox`` or ``squash``."""
+    valid_region: str = "letterbox"
+    """As in `InputOptions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +97,40 @@ class Bundle:
     adapters: dict[str, torch.Tensor]
     """Trained tensors by parameter name."""
     images: pa.Table
-    """Images that trained or selected it."""
+    """Images that trained, selected or calibrated it; `IMAGE_COLUMNS` and further ones."""
     metrics: list[dict[str, float]]
     """What training measured, one record per epoch."""
     training: dict[str, Any]
     """The config of the run that wrote it."""
     calibration: Calibration | None = None
     """Thresholds and normalisation; None until calibrated."""
+    trained_image_size: int | None = None
+    """Side that the backbone's digest was taken at, where ``model`` has another by `with_input`; else None."""
+
+    def with_input(self, override: InputOverride) -> "Bundle":
+        """Return the bundle as another model: the same tensors, on images that are brought to it in another way.
+
+        Scores differ, so the result has a ``model_id`` of its own, and no thresholds. What changes nothing returns
+        the bundle as it is.
+        """
+        given = {"resize": override.resize, "valid_region": override.valid_region}
+        if override.image_size == self.model.image_size and self.input == self.input | given:
+            return self
+        identity = {"bundle": self.model_id, "image_size": override.image_size, "input": self.input | given}
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model, image_size=override.image_size),
+            input=self.input | given,
+            model_id=hashlib.sha256(_json(identity)).hexdigest(),
+            calibration=None,
+            trained_image_size=self.trained_image_size or self.model.image_size,
+        )
 
     def build(self, *, pretrained: str | None = None) -> FeClipModel:
         """Load the backbone and put the trained tensors on it.
+
+        The backbone's digest covers its positional embedding as it is at the size of training. At another size the
+        backbone is loaded twice, and all else in it must agree.
 
         Args:
             pretrained: Weight file or tag to load instead of the recorded one; its digest must be the recorded one.
@@ -92,13 +140,22 @@ class Bundle:
             ConfigError: If the backbone's weights cannot be had.
         """
         config = self.model if pretrained is None else dataclasses.replace(self.model, pretrained=pretrained)
-        model = build_model(config, seed=0)
+        trained_at = self.trained_image_size or config.image_size
+        model = build_model(dataclasses.replace(config, image_size=trained_at), seed=0)
         if model.backbone_digest != self.backbone_digest:
             msg = (
                 f"{self.uri} was trained on a backbone with digest {self.backbone_digest}, but {config.backbone} with "
                 f"{config.pretrained!r} has {model.backbone_digest}; give the weights it was trained on."
             )
             raise BundleError(msg)
+        if trained_at != config.image_size:
+            trunk, model = _trunk_digest(model), build_model(config, seed=0)
+            if _trunk_digest(model) != trunk:
+                msg = (
+                    f"{self.uri}: {config.backbone} with {config.pretrained!r} has other weights at "
+                    f"{config.image_size} px than at {trained_at} px; evaluate it at the size of its training."
+                )
+                raise BundleError(msg)
         try:
             model.load_trainable_state_dict(self.adapters)
         except ValueError as error:
@@ -118,7 +175,7 @@ def write_bundle(
         uri: Folder or ``s3://`` prefix.
         model: The trained model.
         config: The run's config: every model field, how images become inputs, how it was trained.
-        images: Images that trained or selected it, with role, split, sha256 and pixel digest.
+        images: Images that trained or selected it, with the `IMAGE_COLUMNS`; one that is absent becomes null.
         metrics: One record per epoch.
 
     Raises:
@@ -126,7 +183,7 @@ def write_bundle(
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
     sink = pa.BufferOutputStream()
-    pq.write_table(images, sink)
+    pq.write_table(_with_image_columns(images), sink)
     files = {
         ADAPTERS_FILE: save(tensors),
         IMAGES_FILE: sink.getvalue().to_pybytes(),
@@ -208,7 +265,8 @@ def read_bundle(uri: str) -> Bundle:
         raise BundleError(msg)
     config = _parsed(read_bytes(where), where=where)
     if config.get("schema") != SCHEMA:
-        msg = f"{where} has schema {config.get('schema')!r}; this feclip {__version__} reads schema {SCHEMA}."
+        found = config.get("schema")
+        msg = f"{where} has schema {found!r}; this feclip {__version__} reads schema {SCHEMA}: train it again."
         raise BundleError(msg)
     _require_keys(config, CONFIG_KEYS, where=where)
     named = config["files"] if isinstance(config["files"], Mapping) else {}
@@ -222,6 +280,7 @@ def read_bundle(uri: str) -> Bundle:
     except (SafetensorError, pa.ArrowException) as error:
         msg = f"{uri} holds a damaged file: {error}"
         raise BundleError(msg) from error
+    _check_images(images, where=join_uri(uri, IMAGES_FILE))
     model = _model_config(config["model"], where=where)
     if config["model_id"] != _model_id(config, adapters):
         msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
@@ -238,6 +297,27 @@ def read_bundle(uri: str) -> Bundle:
         training=config["training"],
         calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=config["model_id"]),
     )
+
+
+def _trunk_digest(model: FeClipModel) -> str:
+    """Return the digest of a backbone without what depends on the size of its input."""
+    state = {name: tensor for name, tensor in model.visual.state_dict().items() if name != POSITIONAL_EMBEDDING}
+    return tensor_digest(state | {"text_embeddings": model.text_embeddings})
+
+
+def _with_image_columns(images: pa.Table) -> pa.Table:
+    """Return the images with those of `IMAGE_COLUMNS` that they lack, null."""
+    for field in IMAGE_COLUMNS:
+        if field.name not in images.column_names:
+            images = images.append_column(field, pa.nulls(len(images), field.type))
+    return images
+
+
+def _check_images(images: pa.Table, *, where: str) -> None:
+    for field in IMAGE_COLUMNS:
+        if field.name not in images.column_names or images.schema.field(field.name).type != field.type:
+            msg = f"{where} has no column {field.name} of type {field.type}; write the bundle again."
+            raise BundleError(msg)
 
 
 def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibration | None:

@@ -1,5 +1,6 @@
 """The bundle: what is written is read back, and anything missing, mixed or out of range is named."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -7,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from feclip.building import build_model
-from feclip.bundle import read_bundle, write_bundle
+from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle
 from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.errors import BundleError
 from feclip.model import FeClipModel
@@ -44,7 +46,9 @@ def test_what_is_written_is_read_back_and_scores_alike(written: Path, model: FeC
     bundle = read_bundle(str(written))
     assert bundle.model == MODEL
     assert bundle.metrics == METRICS
-    assert bundle.images.equals(IMAGES)
+    assert bundle.images.select(IMAGES.column_names).equals(IMAGES)
+    assert set(IMAGE_COLUMNS.names) <= set(bundle.images.column_names)  # what was not given is null
+    assert bundle.images["thumbnail"].null_count == 1
     assert bundle.input == {"resize": "letterbox", "padding_color": "white", "valid_region": "letterbox"}
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -66,12 +70,21 @@ def other_adapters(folder: Path) -> None:
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "adapters.safetensors")
 
 
+def without_thumbnails(folder: Path) -> None:
+    where = folder / "images.parquet"
+    pq.write_table(pq.read_table(where).drop_columns(["thumbnail"]), where)
+    digest = hashlib.sha256(where.read_bytes()).hexdigest()
+    edited(lambda config: config["files"].update({"images.parquet": digest}))(folder)
+
+
 DAMAGES = {
     "holds no bundle": lambda folder: (folder / "config.json").unlink(),
     "metrics.json is missing": lambda folder: (folder / "metrics.json").unlink(),
     "adapters.safetensors is not the file": other_adapters,
     "is no JSON": lambda folder: (folder / "config.json").write_text("{"),
     "must hold a JSON object": lambda folder: (folder / "config.json").write_text("[]"),
+    "images.parquet has no column thumbnail": without_thumbnails,
+    "has schema 1; this feclip": edited(lambda config: config.update(schema=1)),
     "has schema 99": edited(lambda config: config.update(schema=99)),
     "unknown fields ['extra']": edited(lambda config: config.update(extra=1)),
     "missing fields ['prompts']": edited(lambda config: config.pop("prompts")),
@@ -107,3 +120,25 @@ def test_the_model_id_follows_what_changes_a_score(written: Path, model: FeClipM
     assert model_id("other", FinetuneConfig(output="x", model=other, optim=OptimConfig(epochs=0))) != model_id(
         "again", same
     )
+
+
+def test_another_input_is_another_model_without_thresholds(tmp_path: Path) -> None:
+    config = ModelConfig(backbone="feclip-demo", num_taps=2).settled()
+    run = FinetuneConfig(output=str(tmp_path), model=config, optim=OptimConfig(epochs=0))
+    write_bundle(str(tmp_path), model=build_model(config, seed=3), config=run, images=IMAGES, metrics=[])
+    bundle = read_bundle(str(tmp_path))
+    assert bundle.with_input(InputOverride(image_size=112, resize="letterbox")) is bundle
+    squashed = bundle.with_input(InputOverride(image_size=112, resize="squash"))
+    larger = bundle.with_input(InputOverride(image_size=168, resize="squash"))
+    assert len({bundle.model_id, squashed.model_id, larger.model_id}) == 3
+    again = larger.with_input(InputOverride(image_size=112, resize="letterbox"))
+    assert again.model_id not in {bundle.model_id, larger.model_id}  # it came another way; the id is only ever new
+    model = larger.build()
+    assert (model.image_size, model.token_grid, larger.calibration) == (168, (21, 21), None)
+    assert torch.equal(model.patch_head.weight, bundle.build().patch_head.weight)
+
+
+def test_random_weights_have_one_size(written: Path) -> None:
+    other = read_bundle(str(written)).with_input(InputOverride(image_size=96, resize="squash"))
+    with pytest.raises(BundleError, match="has other weights at 96 px than at 64 px"):
+        other.build()

@@ -12,6 +12,7 @@ from feclip.cli import parse_config
 from feclip.config import (
     ClusterConfig,
     DataConfig,
+    EvaluateConfig,
     FinetuneConfig,
     LossConfig,
     ModelConfig,
@@ -200,3 +201,35 @@ def test_no_module_outside_the_cluster_room_loads_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("flags", "allowed"), [((), False), (("",), True), (("true",), True), (("false",), False)])
+def test_a_lone_flag_of_a_yes_or_no_is_yes(flags: tuple[str, ...], allowed: bool) -> None:
+    told = ["--allow_trained_images", *filter(None, flags)] if flags else []
+    argv = [*told, "--bundle", "/a,/b", "--data.root", "/data"]
+    assert parse_config(EvaluateConfig, argv, prog="evaluate.py", about="").allow_trained_images is allowed
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--bundle", "/a"), "data.root or data.manifest is required"),
+        (("--bundle", "/a,/a", "--data.root", "/d"), "bundle names one bundle twice"),
+        (("--bundle", "/a", "--data.root", "/d", "--preset", "peers"), "preset must be one of feclip, community-518"),
+        (("--bundle", "/a", "--data.root", "/d", "--score.columns", "size"), "score.columns must be null"),
+        (("--bundle", "/a", "--data.manifest", "/m", "--data.layout", "visa"), "leave one of them out"),
+        (
+            ("--bundle", "/a", "--data.root", "/d", "--data.fractions", "0.5,0.2,0.2"),
+            "shares (train, held_out, report)",
+        ),
+    ],
+)
+def test_evaluations_that_cannot_be_are_told_at_the_door(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(EvaluateConfig, flags, prog="evaluate.py", about="")
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert message in told
+    assert told.count("\n") == 1

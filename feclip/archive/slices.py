@@ -44,6 +44,7 @@ __all__ = [
     "fetch_slice",
     "forget_decisions",
     "publish_slice",
+    "read_decisions",
     "read_scores",
     "score_slice",
     "slices_with_errors",
@@ -219,6 +220,16 @@ def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -
     return _read(run, index, folder=run.scores_folder, columns=columns)
 
 
+def read_decisions(run: Run, index: int, *, calibration_id: str, columns: Sequence[str]) -> pa.Table:
+    """Return some columns of what one calibration decided on a slice, in the order of its rows.
+
+    Raises:
+        RunError: If its rows are not those of the slice.
+        StorageError: If it cannot be read.
+    """
+    return _read(run, index, folder=run.decisions_folder(calibration_id), columns=columns)
+
+
 def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None = None) -> Tally:
     """Read published slices back and prove that they hold each row once.
 
@@ -236,9 +247,9 @@ def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None
         table = read_scores(run, index, columns=["row_id", "error_kind"])
         total += Tally(num_images=len(table), errors=_count(table["error_kind"]))
         if calibration_id is not None:
-            folder = run.decisions_folder(calibration_id)
-            decided = _read(run, index, folder=folder, columns=["row_id", "pred_label"])
+            decided = read_decisions(run, index, calibration_id=calibration_id, columns=["pred_label"])
             if decided["pred_label"].is_null().to_pylist() != table["error_kind"].is_valid().to_pylist():
+                folder = run.decisions_folder(calibration_id)
                 msg = f"The decisions of slice {index} in {folder} are not of its scores; delete them and decide again."
                 raise RunError(msg)
             total += Tally(labels=_count_labels(decided))

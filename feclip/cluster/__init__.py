@@ -2,8 +2,9 @@
 
 from feclip.cluster.calibrate import calibrate
 from feclip.cluster.decide import decide
+from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
 from feclip.cluster.score import score
 from feclip.cluster.tune import tune
 
-__all__ = ["calibrate", "decide", "finetune", "score", "tune"]
+__all__ = ["calibrate", "decide", "evaluate", "finetune", "score", "tune"]

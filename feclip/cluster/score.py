@@ -35,7 +35,7 @@ from feclip.archive import (
     scored_options,
     slices_with_errors,
 )
-from feclip.bundle import Bundle, read_bundle
+from feclip.bundle import Bundle, InputOverride, read_bundle
 from feclip.calibration import Calibration
 from feclip.cluster.listing import freeze_listing
 from feclip.cluster.paths import absolute_path
@@ -59,7 +59,7 @@ MAX_OPEN_SLICES = 8
 """Slices left open by failing storage after which the job gives up at once."""
 
 
-def score(config: ScoreConfig, *, decides: bool = True) -> str:
+def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride | None = None) -> str:
     """Run one scoring job and return the URI of its output.
 
     A finished run does nothing; a broken one does what is missing and only that.
@@ -67,6 +67,7 @@ def score(config: ScoreConfig, *, decides: bool = True) -> str:
     Args:
         config: The job.
         decides: Whether the thresholds of a calibrated bundle are applied; not to the normals of its next calibration.
+        override: Another way to bring images to the model, as a protocol may ask; another model, therefore.
 
     Raises:
         FeclipError: One line that says what is wrong. What was written is whole; submitted again, the job goes on.
@@ -80,6 +81,8 @@ def score(config: ScoreConfig, *, decides: bool = True) -> str:
         manifest=None if config.manifest is None else absolute_path("manifest", config.manifest),
     )
     bundle = read_bundle(config.bundle)
+    if override is not None:
+        bundle = bundle.with_input(override)
     if not decides:
         bundle = dataclasses.replace(bundle, calibration=None)
     if bundle.calibration is not None:
@@ -101,7 +104,8 @@ def score(config: ScoreConfig, *, decides: bool = True) -> str:
             return config.output
     with session(config.cluster):
         require_actors(num_actors=config.score.num_actors, gpus_per_actor=config.score.gpus_per_actor)
-        summary = _work(run or _claimed(source, bundle=bundle, config=config), bundle=bundle, config=config)
+        run = run or _claimed(source, bundle=bundle, config=config)
+        summary = _work(run, bundle=bundle, config=config, override=override)
     _log_summary(summary, output=config.output)
     _require_few_errors(summary, config=config)
     return config.output
@@ -124,7 +128,7 @@ def _claimed(source: Source, *, bundle: Bundle, config: ScoreConfig) -> Run:
     return run
 
 
-def _work(run: Run, *, bundle: Bundle, config: ScoreConfig) -> dict[str, Any]:
+def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverride | None) -> dict[str, Any]:
     """Do what is missing, prove that nothing is, and write the summary."""
     started = time.monotonic()
     delete(join_uri(run.output, SUMMARY_FILE))
@@ -141,7 +145,7 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig) -> dict[str, Any]:
         num_images = sum(len(run.rows_of(index)) for index in missing)
         logger.info("Scoring %d of %d images, in %d slices", num_images, run.num_rows, len(missing))
         with Progress(num_images) as progress:
-            for row in _scored(run, missing, bundle=bundle, config=config.score):
+            for row in _scored(run, missing, bundle=bundle, config=config.score, override=override):
                 if row["failure"]:
                     open_slices.append(row["failure"])
                     if len(open_slices) >= MAX_OPEN_SLICES:
@@ -164,7 +168,9 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig) -> dict[str, Any]:
     return summary
 
 
-def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConfig) -> Iterator[dict[str, Any]]:
+def _scored(
+    run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConfig, override: InputOverride | None
+) -> Iterator[dict[str, Any]]:
     """Stream slices through the cluster; yield one small row for each as it is done.
 
     Raises:
@@ -196,6 +202,7 @@ def _scored(run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConf
         fn_constructor_kwargs={
             "run": run,
             "bundle_uri": bundle.uri,
+            "override": override,
             "config": config,
             "calibration": bundle.calibration,
         },
@@ -230,7 +237,15 @@ def _fetch(row: dict[str, Any], *, run: Run, options: InputOptions, num_readers:
 class _ScoringActor:
     """Holds the model and the thresholds; scores a slice and writes it. Calls overlap: one scores, others write."""
 
-    def __init__(self, *, run: Run, bundle_uri: str, config: ScoringConfig, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        *,
+        run: Run,
+        bundle_uri: str,
+        override: InputOverride | None,
+        config: ScoringConfig,
+        calibration: Calibration | None,
+    ) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
         self._calibration = calibration
@@ -238,8 +253,9 @@ class _ScoringActor:
         self._scorer: Scorer | None = None
         self._fatal = ""
         try:
+            bundle = read_bundle(bundle_uri)
             self._scorer = Scorer(
-                read_bundle(bundle_uri),
+                bundle if override is None else bundle.with_input(override),
                 device="cuda" if config.gpus_per_actor > 0 else "cpu",
                 precision=str(config.precision),
                 batch_size=config.batch_size,

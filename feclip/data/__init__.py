@@ -1,4 +1,4 @@
-"""Images in: storage, decoding, letterbox and valid masks, MVTec layout, manifests, splits and the leakage check."""
+"""Images in: storage, decoding, letterbox and valid masks, layouts, manifests, splits and the leakage check."""
 
 from feclip.data.dataset import (
     Batch,
@@ -14,9 +14,11 @@ from feclip.data.fetch import FetchedImage, fetch_and_decode
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
+from feclip.data.layouts import LAYOUTS, find_layout, read_layout
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
+from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
@@ -42,9 +44,12 @@ from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_p
 __all__ = [
     "IMAGE_SUFFIXES",
     "INSPECTION_SCHEMA",
+    "LAYOUTS",
     "MANIFEST_SCHEMA",
     "MAX_PIXELS",
+    "SAME_PICTURE",
     "STORAGE_PATIENCE_VARIABLE",
+    "THUMBNAIL_BYTES",
     "Batch",
     "FetchedImage",
     "FileEntry",
@@ -71,6 +76,8 @@ __all__ = [
     "delete",
     "exists",
     "fetch_and_decode",
+    "find_known",
+    "find_layout",
     "inspect_rows",
     "is_dir",
     "is_local",
@@ -78,6 +85,7 @@ __all__ = [
     "letterbox",
     "list_children",
     "list_files",
+    "nearest_thumbnails",
     "overlap_check",
     "pack_valid_pixels",
     "parse_padding_color",
@@ -86,11 +94,13 @@ __all__ = [
     "prepare_image",
     "read_bytes",
     "read_image_mask",
+    "read_layout",
     "read_manifest",
     "read_mvtec",
     "read_valid_mask",
     "sha256",
     "squash",
+    "thumbnail",
     "uniform_border",
     "unpack_valid_pixels",
     "valid_tokens",

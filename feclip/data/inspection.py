@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from feclip.data.dataset import read_image_mask, read_valid_mask
 from feclip.data.decode import decode_image, pixel_digest, sha256
+from feclip.data.near_duplicates import THUMBNAIL_BYTES, thumbnail
 from feclip.data.storage import StorageForbiddenError, StorageMissingError, read_bytes
 from feclip.errors import DataError
 
@@ -19,6 +20,7 @@ INSPECTION_SCHEMA = pa.schema(
         "pixel_digest": pa.string(),  # of what it shows
         "width": pa.int32(),  # pixels, upright
         "height": pa.int32(),
+        "thumbnail": pa.binary(THUMBNAIL_BYTES),  # small and grey, by which a copy saved anew is told
         "error": pa.string(),  # one line, or null
     }
 )
@@ -63,6 +65,7 @@ def _inspected(row: Mapping[str, Any]) -> dict[str, Any]:
             return found
         image = decode_image(data, uri=row["uri"])
         found |= {"pixel_digest": pixel_digest(image), "height": image.shape[0], "width": image.shape[1]}
+        found["thumbnail"] = thumbnail(image)
         if row["mask_uri"] is not None:
             read_image_mask(row["mask_uri"], image_uri=row["uri"], image_shape=image.shape, label=row["label"])
         if row["valid_mask_uri"] is not None:

@@ -10,7 +10,7 @@ or more in width survives, one below 0.59 (2 - sqrt(2)) is lost, between them it
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,35 @@ class Letterbox:
     def scale(self) -> tuple[float, float]:
         """Input pixels for each source pixel, vertically and horizontally; equal for a letterbox up to rounding."""
         return self.height / self.source_height, self.width / self.source_width
+
+    @classmethod
+    def fitted(cls, source_height: int, source_width: int, *, image_size: int) -> Self:
+        """Return where an image of this size lies when it keeps its aspect ratio; `letterbox` puts it there."""
+        scale = image_size / max(source_height, source_width)
+        height = max(1, min(image_size, round(source_height * scale)))
+        width = max(1, min(image_size, round(source_width * scale)))
+        return cls(
+            source_height=source_height,
+            source_width=source_width,
+            image_size=image_size,
+            top=(image_size - height) // 2,
+            left=(image_size - width) // 2,
+            height=height,
+            width=width,
+        )
+
+    @classmethod
+    def squashed(cls, source_height: int, source_width: int, *, image_size: int) -> Self:
+        """Return where an image of this size lies when it fills the square; `squash` puts it there."""
+        return cls(
+            source_height=source_height,
+            source_width=source_width,
+            image_size=image_size,
+            top=0,
+            left=0,
+            height=image_size,
+            width=image_size,
+        )
 
     def valid_pixels(self) -> _Mask:
         """Return where the input shows the image, shape ``(S, S)``; false on padding."""
@@ -148,22 +177,10 @@ def letterbox(image: _Pixels, *, image_size: int, padding_color: str) -> tuple[_
     Raises:
         DataError: If the padding colour cannot be read.
     """
-    source_height, source_width = image.shape[:2]
-    scale = image_size / max(source_height, source_width)
-    height = max(1, min(image_size, round(source_height * scale)))
-    width = max(1, min(image_size, round(source_width * scale)))
-    record = Letterbox(
-        source_height=source_height,
-        source_width=source_width,
-        image_size=image_size,
-        top=(image_size - height) // 2,
-        left=(image_size - width) // 2,
-        height=height,
-        width=width,
-    )
+    record = Letterbox.fitted(*image.shape[:2], image_size=image_size)
     canvas = np.empty((image_size, image_size, 3), np.uint8)
     canvas[:] = parse_padding_color(padding_color)
-    canvas[record.valid_pixels()] = _resized(image, height=height, width=width).reshape(-1, 3)
+    canvas[record.valid_pixels()] = _resized(image, height=record.height, width=record.width).reshape(-1, 3)
     return canvas, record
 
 
@@ -177,15 +194,7 @@ def squash(image: _Pixels, *, image_size: int) -> tuple[_Pixels, Letterbox]:
     Returns:
         Pixels of shape ``(S, S, 3)``, uint8, and the record that undoes it.
     """
-    record = Letterbox(
-        source_height=image.shape[0],
-        source_width=image.shape[1],
-        image_size=image_size,
-        top=0,
-        left=0,
-        height=image_size,
-        width=image_size,
-    )
+    record = Letterbox.squashed(*image.shape[:2], image_size=image_size)
     return _resized(image, height=image_size, width=image_size), record
 
 

@@ -1,9 +1,11 @@
-"""The folder layout of MVTec AD and its many followers, read with one listing.
+"""The folder layout of MVTec AD and its many followers (MPDD, DTD-Synthetic, BTAD), read with one listing.
 
 <root>/<category>/train/good/*            normal images
 <root>/<category>/test/good/*             normal images
 <root>/<category>/test/<defect_type>/*    anomalous images
 <root>/<category>/ground_truth/<defect_type>/<stem>_mask.* or <stem>.*   one gt mask for each of them
+
+BTAD calls its normal images ``ok`` instead of ``good``.
 """
 
 import logging
@@ -37,7 +39,14 @@ class _Listing:
     misplaced: list[PurePosixPath] = field(default_factory=list)  # images outside of the layout
 
 
-def read_mvtec(root: str, *, categories: Sequence[str] | None = None, require_defects: bool = False) -> pa.Table:
+def read_mvtec(
+    root: str,
+    *,
+    categories: Sequence[str] | None = None,
+    require_defects: bool = False,
+    require_masks: bool = True,
+    normal: str = GOOD,
+) -> pa.Table:
     """Read a folder in MVTec layout into a manifest.
 
     Files that are no images (by their ending) and images outside of the layout are left out with one log line each.
@@ -46,6 +55,8 @@ def read_mvtec(root: str, *, categories: Sequence[str] | None = None, require_de
         root: Path or URI of the folder that holds the categories.
         categories: Names of those to read; None for all.
         require_defects: Whether a category without anomalous images is an error, as it is for training.
+        require_masks: Whether an anomalous image without a mask is an error, as it is for training.
+        normal: Name of the folders of normal images.
 
     Returns:
         Manifest with ``category``, ``defect_type``, ``subset`` (train or test), label and mask of each image, sorted
@@ -53,19 +64,25 @@ def read_mvtec(root: str, *, categories: Sequence[str] | None = None, require_de
 
     Raises:
         DataError: If there are no images, a category is missing or lacks what it needs, or an anomalous image has
-            no mask, or more than one.
+            no mask where it must, or more than one.
         StorageError: If the root cannot be listed.
     """
     root = absolute_uri(root)
-    listing = _list(root)
+    listing = _list(root, normal=normal)
     _report(listing, root=root)
-    rows = _rows(listing, root=root, categories=_chosen(listing, root=root, categories=categories))
+    rows = _rows(
+        listing,
+        root=root,
+        categories=_chosen(listing, root=root, categories=categories),
+        require_masks=require_masks,
+        normal=normal,
+    )
     if require_defects:
         _check_defects(rows, root=root)
     return build_manifest(rows, root=root, source=root)
 
 
-def _list(root: str) -> _Listing:
+def _list(root: str, *, normal: str) -> _Listing:
     if is_local(root) and not is_dir(root):
         msg = f"The data root {root} does not exist or is no folder."
         raise DataError(msg)
@@ -76,7 +93,9 @@ def _list(root: str) -> _Listing:
             listing.others.append(path)
             continue
         match path.parts:
-            case [_, "train", "good", _] | [_, "test", _, _]:
+            case [_, "train", folder, _] if folder == normal:
+                listing.images.append(path)
+            case [_, "test", _, _]:
                 listing.images.append(path)
             case [category, "ground_truth", defect_type, _]:
                 _add_mask(listing, path, key=(category, defect_type, path.stem), root=root)
@@ -120,7 +139,9 @@ def _chosen(listing: _Listing, *, root: str, categories: Sequence[str] | None) -
     return sorted(set(categories))
 
 
-def _rows(listing: _Listing, *, root: str, categories: Iterable[str]) -> list[dict[str, Any]]:
+def _rows(
+    listing: _Listing, *, root: str, categories: Iterable[str], require_masks: bool, normal: str
+) -> list[dict[str, Any]]:
     wanted = set(categories)
     used: dict[PurePosixPath, PurePosixPath] = {}
     rows = []
@@ -128,12 +149,12 @@ def _rows(listing: _Listing, *, root: str, categories: Iterable[str]) -> list[di
         category, subset, defect_type, _ = path.parts
         if category not in wanted:
             continue
-        anomalous = defect_type != GOOD
+        anomalous = defect_type != normal
         mask = _mask_of(path, listing=listing, root=root) if subset == "test" else None
         if mask is not None and used.setdefault(mask, path) != path:
             msg = f"{root}: {used[mask]} and {path} share the mask {mask}; an image's name must be its own."
             raise DataError(msg)
-        if mask is None and anomalous:
+        if mask is None and anomalous and require_masks:
             expected = f"{category}/ground_truth/{defect_type}/{path.stem}_mask.png"
             msg = f"{join_uri(root, str(path))} is anomalous but has no mask; expected {expected} (or {path.stem}.png)."
             raise DataError(msg)

@@ -65,6 +65,16 @@ class InputOptions:
             return squash(image, image_size=self.image_size)
         return letterbox(image, image_size=self.image_size, padding_color=self.padding_color)
 
+    def geometry(self, height: int, width: int) -> Letterbox:
+        """Return where an image of this size lies on the model's input, for what must go the same way as it did.
+
+        Args:
+            height: Source pixels h.
+            width: Source pixels w.
+        """
+        kind = Letterbox.squashed if self.resize == "squash" else Letterbox.fitted
+        return kind(height, width, image_size=self.image_size)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedImage:

@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 JOBS = {
     "calibrate.py": (config.CalibrateConfig, cluster.calibrate),
     "decide.py": (config.DecideConfig, cluster.decide),
+    "evaluate.py": (config.EvaluateConfig, cluster.evaluate),
     "finetune.py": (config.FinetuneConfig, cluster.finetune),
     "score.py": (config.ScoreConfig, cluster.score),
     "tune.py": (config.TuneConfig, cluster.tune),
