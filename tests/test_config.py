@@ -1,6 +1,7 @@
 """Config fields: what they accept, what they refuse and how it is said."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -116,8 +117,7 @@ def test_every_field_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None
     undocumented = [lines[index] for index in keys if not lines[index - 1].strip().startswith("#")]
     assert [key.strip() for key in undocumented if not key.strip().endswith(":") or ":" not in key] == []
     for config in (ModelConfig, DataConfig, LossConfig, OptimConfig, ClusterConfig, FinetuneConfig):
-        source = (REPOSITORY / "feclip" / "config.py").read_text()
-        body = source.split(f"class {config.__name__}:")[1].split("def __post_init__")[0]
+        body = inspect.getsource(config).split("def __post_init__")[0]
         for field in dataclasses.fields(config):
             assert f"    {field.name}: " in body
             assert '"""' in body.split(f"    {field.name}: ")[1].split("\n")[1]

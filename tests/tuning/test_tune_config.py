@@ -1,6 +1,7 @@
 """The config of a sweep: flags without a value, the protocol that it needs, and what it resumes with."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,8 +117,7 @@ def test_a_record_of_another_make_is_named(content: str, claimed: tuple[str, Sea
 
 
 def test_every_field_says_what_it_is() -> None:
-    source = (Path(__file__).parents[2] / "feclip" / "config.py").read_text()
     for config in (SweepConfig, TuneConfig):
-        body = source.split(f"class {config.__name__}:")[1].split("def __post_init__")[0]
+        body = inspect.getsource(config).split("def __post_init__")[0]
         for field in dataclasses.fields(config):
             assert '"""' in body.split(f"    {field.name}: ")[1].split("\n")[1], field.name

@@ -1,0 +1,114 @@
+"""What a field may be, where it is one of a few words."""
+
+from enum import StrEnum
+
+__all__ = [
+    "Comparison",
+    "Dataset",
+    "EvaluatedSplit",
+    "Layout",
+    "LfsStatistic",
+    "PaddingMode",
+    "Precision",
+    "Protocol",
+    "Resize",
+    "SearchMethod",
+    "TrialScheduling",
+    "ValidRegion",
+]
+
+
+class LfsStatistic(StrEnum):
+    """What the LFS adapter averages over the coefficients of a window."""
+
+    signed = "signed"
+    magnitude = "magnitude"
+    power = "power"
+
+
+class PaddingMode(StrEnum):
+    """How the model treats tokens that hold padding only."""
+
+    ignore = "ignore"
+    masked = "masked"
+    attention = "attention"
+
+
+class Resize(StrEnum):
+    """How an image becomes the square that the model reads."""
+
+    letterbox = "letterbox"
+    squash = "squash"
+
+
+class ValidRegion(StrEnum):
+    """Where the image ends and padding begins."""
+
+    letterbox = "letterbox"
+    uniform_border = "uniform_border"
+    mask_uri = "mask_uri"
+
+
+class Protocol(StrEnum):
+    """What the labelled test images are used for."""
+
+    a = "a"
+    b = "b"
+
+
+class Precision(StrEnum):
+    """Number format of the trunk's arithmetic."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class SearchMethod(StrEnum):
+    """What proposes the values of the next trial."""
+
+    optuna = "optuna"
+    random = "random"
+
+
+class TrialScheduling(StrEnum):
+    """Whether trials that are behind end early."""
+
+    asha = "asha"
+    none = "none"
+
+
+class Layout(StrEnum):
+    """How the folder of a labelled data set is laid out."""
+
+    auto = "auto"
+    mvtec = "mvtec"
+    visa = "visa"
+    btad = "btad"
+    mpdd = "mpdd"
+    dtd = "dtd"
+
+
+class EvaluatedSplit(StrEnum):
+    """Splits that hold both normal and anomalous images."""
+
+    train = "train"
+    held_out = "held_out"
+    report = "report"
+
+
+class Dataset(StrEnum):
+    """Data sets of the paper's table."""
+
+    mvtec = "mvtec"
+    visa = "visa"
+    mpdd = "mpdd"
+    btad = "btad"
+    dagm = "dagm"
+    dtd = "dtd"
+
+
+class Comparison(StrEnum):
+    """What an evaluation is set beside."""
+
+    paper = "paper"

@@ -1,0 +1,96 @@
+"""The model: a frozen CLIP and the adapters on it."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Self
+
+from feclip.config.checks import require, require_member
+from feclip.config.choices import LfsStatistic, PaddingMode
+from feclip.config.lists import Indices
+
+__all__ = ["DEMO_BACKBONE", "DEMO_DEFAULTS", "ModelConfig"]
+
+DEMO_BACKBONE = "feclip-demo"
+
+
+DEMO_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "shipped", "image_size": 112})
+
+
+PAPER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "openai", "image_size": 336})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model: a frozen CLIP and the adapters on it."""
+
+    backbone: str = "ViT-L-14-336"
+    """open_clip model name; resolved to its QuickGELU form where its weights were trained so (paper, Section 4.2)."""
+    pretrained: str | None = None
+    """open_clip weight tag, a local .safetensors or .pt file, or ``none`` for a trunk initialised from init_seed;
+    null takes ``openai``, and for ``feclip-demo`` what ships with it (``shipped``)."""
+    init_seed: int = 0
+    """Seed of the trunk when pretrained is ``none``; without effect otherwise."""
+    image_size: int | None = None
+    """Side of the square input, pixels; a multiple of the backbone's patch size. Null takes 336 (paper, Section 4.2),
+    and for ``feclip-demo`` the 112 it was trained at."""
+    num_taps: int = 4
+    """Blocks that are tapped, at the ends of as many equal stages (N of the paper, Section 3.2)."""
+    tap_blocks: Indices | None = None
+    """Zero-based blocks to tap instead, ascending, written 5,11,17,23; null takes them from num_taps."""
+    ffe_window_size: int = 3
+    """Window side of the FFE adapter, tokens (P of the paper, Section 3.3)."""
+    lfs_window_size: int = 3
+    """Window side of the LFS adapter, tokens (Q of the paper, Section 3.4)."""
+    lfs_statistic: LfsStatistic = LfsStatistic.signed
+    """Statistic of the window's coefficients; signed is the paper's (docs/adr/0004-lfs-statistic.md)."""
+    lfs_kernel_size: int = 3
+    """Kernel side of the LFS convolution, tokens, odd (guide, 4.3)."""
+    fusion_weight: float = 0.1
+    """Share of the adapters in the fused tokens, 0 to 1 (lambda of Eq. 2)."""
+    temperature: float = 0.07
+    """Divisor of the cosine similarities, above 0 (tau of Eq. 1)."""
+    noun: str = "object"
+    """What the prompts name: 'A photo of a normal <noun>'."""
+    padding: PaddingMode = PaddingMode.masked
+    """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too; only then
+    does no score depend on the padding's colour."""
+    use_ffe: bool = True
+    """Whether the FFE adapter acts."""
+    use_lfs: bool = True
+    """Whether the LFS adapter acts."""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None:
+            require("model.image_size", self.image_size, rule="at least 1", holds=self.image_size >= 1)
+        for name in ("num_taps", "ffe_window_size", "lfs_window_size"):
+            require(f"model.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
+        require(
+            "model.lfs_kernel_size",
+            self.lfs_kernel_size,
+            rule="odd and at least 1",
+            holds=self.lfs_kernel_size >= 1 and self.lfs_kernel_size % 2 == 1,
+        )
+        require("model.fusion_weight", self.fusion_weight, rule="in [0, 1]", holds=0 <= self.fusion_weight <= 1)
+        require("model.temperature", self.temperature, rule="above 0", holds=self.temperature > 0)
+        require("model.init_seed", self.init_seed, rule="at least 0", holds=self.init_seed >= 0)
+        require_member("model.lfs_statistic", self.lfs_statistic, LfsStatistic)
+        require_member("model.padding", self.padding, PaddingMode)
+        for name in ("backbone", "pretrained", "noun"):
+            if getattr(self, name) is not None and not getattr(self, name).strip():
+                msg = f"model.{name} must not be empty."
+                raise ValueError(msg)
+        if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
+            msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."
+            raise ValueError(msg)
+
+    def settled(self) -> Self:
+        """Return the config with what depends on the backbone filled in where it was left null.
+
+        Example:
+            >>> ModelConfig(backbone="feclip-demo").settled().image_size
+            112
+        """
+        usual = DEMO_DEFAULTS if self.backbone == DEMO_BACKBONE else PAPER_DEFAULTS
+        return dataclasses.replace(self, **{name: usual[name] for name in usual if getattr(self, name) is None})

@@ -1,0 +1,168 @@
+"""Scoring an archive, thresholds from normal images, and decisions."""
+
+from dataclasses import dataclass, field
+
+from feclip.calibration import CalibrationOptions, Rule, StatisticOptions, Variant
+from feclip.config.checks import require, require_member, require_texts
+from feclip.config.choices import Precision
+from feclip.config.cluster import ClusterConfig
+from feclip.config.lists import Names
+
+__all__ = ["OPTIONAL_COLUMNS", "CalibrateConfig", "DecideConfig", "ListingConfig", "ScoreConfig", "ScoringConfig"]
+
+OPTIONAL_COLUMNS = (
+    "size", "etag", "sha256", "width", "height", "image_score", "token_map", "valid_box", "valid_mask",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListingConfig:
+    """Which objects of an archive are images."""
+
+    extensions: Names = field(default=Names((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")))
+    """Ends of names, upper or lower case; other objects are counted and left out."""
+    include: Names | None = None
+    """Patterns of paths below the archive, written line=1/*,line=2/*; * also crosses folders. Null takes all."""
+    exclude: Names | None = None
+    """Patterns of paths to leave out, applied last."""
+
+    def __post_init__(self) -> None:
+        if not self.extensions or any(not extension.startswith(".") for extension in self.extensions):
+            msg = f"listing.extensions must each start with a dot, like .png,.jpg; got {','.join(self.extensions)}."
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringConfig:
+    """How images are scored."""
+
+    topk_fraction: float = 0.01
+    """Share k of the valid pixels that the top-k mean of the map covers, above 0 up to 1: max(1, ceil(k * valid))."""
+    smoothing_sigma: float = 0.0
+    """Standard deviation of the Gaussian that smooths a map before its statistics, pixels of the model input."""
+    precision: Precision = Precision.auto
+    """Arithmetic of the trunk: auto takes bfloat16 where the device computes it natively, float32 elsewhere."""
+    batch_size: int = 16
+    """Images in one forward pass."""
+    num_actors: int = 1
+    """Actors that hold the model."""
+    gpus_per_actor: float = 0.0
+    """GPUs of each actor, possibly a share of one; 0 scores on the CPU. Asked for here and never guessed."""
+    num_readers: int = 8
+    """Threads of a decoding task that read from storage at the same time."""
+    slice_size: int | None = None
+    """Images that are written together and redone together; null keeps the pixels of a slice below 64 MB."""
+    columns: Names | None = None
+    """Optional columns of the score table to write, of size, etag, sha256, width, height, image_score, token_map,
+    valid_box, valid_mask; null writes all. Without token_map, maps and new statistics cannot be had later."""
+    max_error_rate: float = 0.01
+    """Share of images without a score above which the job ends non-zero, with its table whole; 0 to 1."""
+
+    def __post_init__(self) -> None:
+        StatisticOptions(topk_fraction=self.topk_fraction, smoothing_sigma=self.smoothing_sigma)
+        for name in ("batch_size", "num_actors", "num_readers"):
+            require(f"score.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
+        if self.slice_size is not None:
+            require("score.slice_size", self.slice_size, rule="at least 1", holds=self.slice_size >= 1)
+        gpus = self.gpus_per_actor
+        rule = "a whole number of at least 0, or a share below 1"
+        holds = gpus >= 0 and (gpus < 1 or float(gpus).is_integer())
+        require("score.gpus_per_actor", gpus, rule=rule, holds=holds)
+        require("score.max_error_rate", self.max_error_rate, rule="in [0, 1]", holds=0 <= self.max_error_rate <= 1)
+        require_member("score.precision", self.precision, Precision)
+        unknown = sorted({*(self.columns or ())} - {*OPTIONAL_COLUMNS})
+        if unknown:
+            msg = f"score.columns knows {', '.join(OPTIONAL_COLUMNS)}; got {', '.join(unknown)}."
+            raise ValueError(msg)
+
+    @property
+    def statistic_options(self) -> StatisticOptions:
+        """What the statistics of the maps are computed with."""
+        return StatisticOptions(topk_fraction=self.topk_fraction, smoothing_sigma=self.smoothing_sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score every image of an archive with a bundle and write a score table."""
+
+    bundle: str
+    """Folder or s3:// prefix of the bundle; with thresholds, decisions are written too."""
+    output: str
+    """Folder or s3:// prefix of the score table; submitted again, the run does what is missing."""
+    archive: str | None = None
+    """Folder or s3:// prefix of the images; with a manifest, what its relative paths start from."""
+    manifest: str | None = None
+    """Parquet or CSV table with a column uri or path, one row per image, instead of a listing."""
+    retry_errors: bool = False
+    """Score images that have an error once more."""
+    listing: ListingConfig = field(default_factory=ListingConfig)
+    """Which objects are images."""
+    score: ScoringConfig = field(default_factory=ScoringConfig)
+    """How images are scored."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The cluster."""
+
+    def __post_init__(self) -> None:
+        require_texts(bundle=self.bundle, output=self.output)
+        if self.archive is None and self.manifest is None:
+            msg = "archive or manifest is required: a folder or s3:// prefix of images, or a table of them."
+            raise ValueError(msg)
+        if self.manifest is not None and self.listing != ListingConfig():
+            msg = "listing chooses among the objects of an archive; a manifest names its images, so leave it out."
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateConfig:
+    """Fit thresholds on normal images and write a calibrated bundle."""
+
+    bundle: str
+    """Folder or s3:// prefix of the bundle."""
+    normals: str
+    """Normal images: an output of the scoring job, a folder or s3:// prefix of images, or a manifest."""
+    output: str
+    """Folder or s3:// prefix of the calibrated bundle, another than the bundle's own."""
+    root: str | None = None
+    """What relative paths of a manifest start from; null takes the manifest's folder."""
+    allow_trained_images: bool = False
+    """Whether images that trained or selected the bundle may calibrate it; their scores are too good."""
+    calibrate: CalibrationOptions = field(default_factory=CalibrationOptions)
+    """Thresholds and what decides."""
+    listing: ListingConfig = field(default_factory=ListingConfig)
+    """Which objects are images, where normals are a folder."""
+    score: ScoringConfig = field(default_factory=ScoringConfig)
+    """How images are scored, where normals are not scored yet."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The cluster."""
+
+    def __post_init__(self) -> None:
+        require_texts(bundle=self.bundle, normals=self.normals, output=self.output)
+        if self.root is not None and not self.normals_are_manifest:
+            msg = "root is what relative paths of a manifest start from, and normals names no .csv or .parquet file."
+            raise ValueError(msg)
+
+    @property
+    def normals_are_manifest(self) -> bool:
+        """Whether the normals are named by a table, by the end of its name."""
+        return self.normals.lower().endswith((".csv", ".parquet"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecideConfig:
+    """Apply the thresholds of a bundle to an existing score table, without reading an image."""
+
+    bundle: str
+    """Folder or s3:// prefix of a calibrated bundle."""
+    scores: str
+    """Output of the scoring job; decisions are written beside its scores."""
+    rule: Rule | None = None
+    """Decide by image, pixel, either or both; null takes what the bundle was calibrated for."""
+    percentile: str | None = None
+    """Decide by this one of the calibrated percentiles; null takes the bundle's first."""
+    variant: Variant | None = None
+    """Decide by percentile or conformal thresholds; null takes what the bundle was calibrated for."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The cluster."""
+
+    def __post_init__(self) -> None:
+        require_texts(bundle=self.bundle, scores=self.scores)
