@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
-from job_runner import JobRunner, run_here
+from job_runner import Bucket, JobRunner, run_here
 from PIL import Image
 
 from feclip.building import build_model, read_labelled
@@ -294,3 +294,22 @@ def test_seeds_of_one_recipe_have_a_mean_and_what_is_scored_stays_scored(
                 score=config,
             )
         )
+
+
+@pytest.mark.slow
+@pytest.mark.storage
+def test_bundle_images_masks_and_result_may_all_lie_in_object_storage(
+    ray_env: dict[str, str], bucket: Bucket, small_mvtec: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_mvtec, bucket.path / "set")
+    made(bucket.path / "bundle", small_mvtec, adapters=3)
+    runner = JobRunner(env=ray_env | bucket.env, cwd=tmp_path)
+    done = runner(
+        "--bundle", f"{bucket.uri}/bundle", "--data.root", f"{bucket.uri}/set", "--split", "report",
+        "--score.precision", "float32", job="evaluate.py",
+    )  # fmt: skip
+    assert done.returncode == 0, done.output
+    (folder,) = (bucket.path / "bundle" / "evaluations").iterdir()
+    text = (folder / "metrics.md").read_text()
+    assert f"`{bucket.uri}/set`" in text
+    assert "## Pixels" in text
