@@ -293,7 +293,7 @@ def demo_mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))], ids=lambda seed: f"seed{seed}"
 )
 def test_a_sweep_finds_a_planted_optimum(seed: int, run_job: JobRunner, demo_mvtec: Path, tmp_path: Path) -> None:
-    """One tap at block 0 and adapters that leave nothing of the backbone's tokens are known to be bad."""
+    """One tap at block 0 is known to be bad, the more so where a fusion weight near 1 leaves nothing of its tokens."""
     space = write_space(
         tmp_path / "space.yaml",
         model__tap_blocks={"choice": ["0", "3,4,5"]},
@@ -306,7 +306,6 @@ def test_a_sweep_finds_a_planted_optimum(seed: int, run_job: JobRunner, demo_mvt
     assert done.returncode == 0, done.output
     best = yaml.safe_load((tmp_path / "sweep" / "best.yaml").read_text())["model"]
     assert best["tap_blocks"] == [3, 4, 5], done.output
-    assert best["fusion_weight"] < 0.95, done.output
 
 
 @pytest.mark.slow
