@@ -31,7 +31,7 @@ check: env
 	$(BIN)/pytest --doctest-modules -q feclip
 
 test: env
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --durations=25
 
 slow: env
 	$(BIN)/pytest -m slow
