@@ -24,6 +24,7 @@ from feclip.archive.slices import (
     score_slice,
     slices_with_errors,
 )
+from feclip.archive.summary import finished_summary, log_summary, require_few_errors, write_summary
 
 __all__ = [
     "LISTING_FOLDER",
@@ -39,16 +40,20 @@ __all__ = [
     "decide_slice",
     "fetch_slice",
     "find_run",
+    "finished_summary",
     "first_repeated",
     "forget_decisions",
     "list_part",
+    "log_summary",
     "plan_parts",
     "publish_slice",
     "read_decisions",
     "read_scores",
+    "require_few_errors",
     "score_slice",
     "scored_options",
     "slice_name",
     "slices_with_errors",
     "write_numbered",
+    "write_summary",
 ]

@@ -9,7 +9,6 @@ count every row                   <-  read back what was written (tasks)
 
 import dataclasses
 import functools
-import json
 import logging
 import threading
 import time
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import ray.data
 
-from feclip import __version__
 from feclip.archive import (
     SUMMARY_FILE,
     FetchedSlice,
@@ -29,11 +27,15 @@ from feclip.archive import (
     check_slices,
     fetch_slice,
     find_run,
+    finished_summary,
     forget_decisions,
+    log_summary,
     publish_slice,
+    require_few_errors,
     score_slice,
     scored_options,
     slices_with_errors,
+    write_summary,
 )
 from feclip.bundle import Bundle, InputOverride, read_bundle
 from feclip.calibration import Calibration
@@ -43,7 +45,7 @@ from feclip.cluster.progress import Progress
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import ScoreConfig, ScoringConfig
-from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, exists, join_uri, read_bytes, write_bytes
+from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, join_uri
 from feclip.errors import DataError, FeclipError, RunError, StorageError
 from feclip.scoring import Scorer, input_options
 
@@ -97,17 +99,17 @@ def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride 
             source=source.identity(),
             slice_size=config.score.slice_size,
         )
-        summary = _finished(run, calibration=bundle.calibration)
+        summary = finished_summary(run, calibration=bundle.calibration)
         if summary is not None and not config.retry_errors:
             logger.info("%s is finished: %d images, nothing to do.", run.output, summary["num_images"])
-            _require_few_errors(summary, config=config)
+            require_few_errors(summary, output=config.output, max_error_rate=config.score.max_error_rate)
             return config.output
     with session(config.cluster):
         require_actors(num_actors=config.score.num_actors, gpus_per_actor=config.score.gpus_per_actor)
         run = run or _claimed(source, bundle=bundle, config=config)
         summary = _work(run, bundle=bundle, config=config, override=override)
-    _log_summary(summary, output=config.output)
-    _require_few_errors(summary, config=config)
+    log_summary(summary, output=config.output)
+    require_few_errors(summary, output=config.output, max_error_rate=config.score.max_error_rate)
     return config.output
 
 
@@ -161,11 +163,8 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
     if calibration is not None:
         decide_slices(run, calibration)
     tally = _checked(run, calibration_id=None if calibration is None else calibration.calibration_id)
-    summary = _summary(run, tally, calibration=calibration)
-    summary |= {"seconds": round(seconds, 3), "scored_now": sum(len(run.rows_of(index)) for index in missing)}
-    summary["images_per_second"] = round(summary["scored_now"] / seconds, 3)
-    write_bytes(join_uri(run.output, SUMMARY_FILE), (json.dumps(summary, indent=1) + "\n").encode())
-    return summary
+    scored_now = sum(len(run.rows_of(index)) for index in missing)
+    return write_summary(run, tally, calibration=calibration, seconds=seconds, scored_now=scored_now)
 
 
 def _scored(
@@ -299,86 +298,3 @@ def _checked(run: Run, *, calibration_id: str | None) -> Tally:
         msg = f"{run.output} holds {total.num_images} rows for {run.num_rows} images; submit the job again."
         raise RunError(msg)
     return total
-
-
-def _finished(run: Run, *, calibration: Calibration | None) -> dict[str, Any] | None:
-    """Return the summary of this very run, if it was written."""
-    where = join_uri(run.output, SUMMARY_FILE)
-    if not exists(where):
-        return None
-    try:
-        summary = json.loads(read_bytes(where))
-    except ValueError:
-        return None
-    if not isinstance(summary, dict):
-        return None
-    wanted = None if calibration is None else calibration.calibration_id
-    folders = [run.scores_folder, *([] if wanted is None else [run.decisions_folder(wanted)])]
-    if any(run.missing(folder) for folder in folders):  # somebody deleted a damaged slice, as the message says
-        return None
-    same = summary.get("digest") == run.digest and wanted in {None, summary.get("calibration_id")}
-    return summary if same else None
-
-
-def _summary(run: Run, tally: Tally, *, calibration: Calibration | None) -> dict[str, Any]:
-    thresholds = None if calibration is None else _thresholds(calibration)
-    return {
-        "schema": 1,
-        "feclip_version": __version__,
-        "digest": run.digest,
-        "model_id": run.model_id,
-        "calibration_id": None if calibration is None else calibration.calibration_id,
-        "num_images": tally.num_images,
-        "num_scored": tally.num_images - tally.errors.total(),
-        "errors": dict(sorted(tally.errors.items())),
-        "ignored_objects": dict(run.ignored),
-        "labels": dict(sorted(tally.labels.items())),
-        "thresholds": thresholds,
-        "num_slices": run.num_slices,
-    }
-
-
-def _thresholds(calibration: Calibration) -> dict[str, Any]:
-    names: list[str | None] = [*calibration.groups] if calibration.threshold_by else [None]
-    return {
-        "rule": str(calibration.decision.rule),
-        "percentile": calibration.decision.percentile,
-        "variant": str(calibration.decision.variant),
-        "by": calibration.threshold_by,
-        "values": {
-            name or "all": {
-                str(statistic): calibration.threshold(statistic, name) for statistic in calibration.decision.statistics
-            }
-            for name in names
-        },
-    }
-
-
-def _log_summary(summary: dict[str, Any], *, output: str) -> None:
-    errors = ", ".join(f"{count} {kind}" for kind, count in summary["errors"].items()) or "none"
-    logger.info("%s: %d images, %d scored, errors: %s", output, summary["num_images"], summary["num_scored"], errors)
-    if summary["scored_now"]:
-        logger.info(
-            "%d images in %.1f s, %.1f images/s",
-            summary["scored_now"],
-            summary["seconds"],
-            summary["images_per_second"],
-        )
-    if summary["thresholds"]:
-        logger.info("Thresholds: %s", json.dumps(summary["thresholds"]))
-    if summary["labels"]:
-        labels = ", ".join(f"{count} {label}" for label, count in summary["labels"].items())
-        logger.info("Decided by calibration %s: %s", summary["calibration_id"][:12], labels)
-
-
-def _require_few_errors(summary: dict[str, Any], *, config: ScoreConfig) -> None:
-    num_errors = sum(summary["errors"].values())
-    rate = num_errors / summary["num_images"]
-    if rate > config.score.max_error_rate:
-        most = max(summary["errors"], key=summary["errors"].get)
-        msg = (
-            f"{num_errors} of {summary['num_images']} images have no score (most often: {most}), more than "
-            f"score.max_error_rate {config.score.max_error_rate:g} allows; the table in {config.output} is whole, see "
-            "its columns error and error_kind."
-        )
-        raise RunError(msg)
