@@ -9,7 +9,7 @@ from feclip.config import DataConfig, ModelConfig
 from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
 from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
-from feclip.model import FeClipModel, Tokenizer, build_prompts, check_backbone, resolve_tap_blocks
+from feclip.model import FeClipModel, Tokenizer, build_prompts, resolve_tap_blocks
 
 __all__ = ["build_images", "build_model", "check_model", "read_labelled"]
 
@@ -47,6 +47,8 @@ def check_model(config: ModelConfig) -> int:
     Raises:
         ConfigError: If they do not.
     """
+    from feclip.model.backbone import check_backbone  # noqa: PLC0415 - see docs/adr/0020
+
     config = config.settled()
     assert config.image_size is not None
     tokenizer = _find_tokenizer(config)

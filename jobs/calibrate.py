@@ -15,7 +15,7 @@ Every field with its default and help:
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import calibrate
+from feclip.cluster.calibrate import calibrate
 from feclip.config import CalibrateConfig
 
 if __name__ == "__main__":

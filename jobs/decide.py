@@ -13,7 +13,7 @@ Every field with its default and help:
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import decide
+from feclip.cluster.decide import decide
 from feclip.config import DecideConfig
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Every field with its default and help:
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import evaluate
+from feclip.cluster.evaluate import evaluate
 from feclip.config import EvaluateConfig
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ Submitted again with the same output, a broken run goes on from its last epoch, 
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import finetune
+from feclip.cluster.finetune import finetune
 from feclip.config import FinetuneConfig
 
 if __name__ == "__main__":

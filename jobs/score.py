@@ -18,7 +18,7 @@ Submitted again with the same output, a broken run does what is missing, and a f
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import score
+from feclip.cluster.score import score
 from feclip.config import ScoreConfig
 
 if __name__ == "__main__":

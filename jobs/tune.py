@@ -22,7 +22,7 @@ It leaves trials.parquet, sweep.html, best.yaml (for jobs/finetune.py --config) 
 import sys
 
 from feclip.cli import run_job
-from feclip.cluster import tune
+from feclip.cluster.tune import tune
 from feclip.config import TuneConfig
 
 if __name__ == "__main__":

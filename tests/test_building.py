@@ -10,7 +10,7 @@ from feclip.cli import parse_config
 from feclip.config import DEMO_BACKBONE, DEMO_DEFAULTS, FinetuneConfig, ModelConfig
 from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
-from feclip.model import load_backbone
+from feclip.model.backbone import load_backbone
 
 
 def test_a_model_is_the_papers_where_nothing_is_said() -> None:

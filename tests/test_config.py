@@ -203,6 +203,17 @@ def test_no_module_outside_the_cluster_room_loads_ray() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_jobs_that_build_no_model_and_their_workers_start_light() -> None:
+    """Each import is paid by every worker of every job (docs/adr/0020)."""
+    names = [f"feclip.cluster.{job}" for job in ("calibrate", "decide", "evaluate", "listing", "score")]
+    program = (
+        f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+        "print([name for name in ('open_clip', 'torchvision', 'ray.tune', 'optuna') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(("flags", "allowed"), [((), False), (("",), True), (("true",), True), (("false",), False)])
 def test_a_lone_flag_of_a_yes_or_no_is_yes(flags: tuple[str, ...], allowed: bool) -> None:
     told = ["--allow_trained_images", *filter(None, flags)] if flags else []

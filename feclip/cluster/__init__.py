@@ -1,10 +1,5 @@
-"""The only room that imports ray: what the library does, spread over a cluster."""
+"""The only room that imports ray: what the library does, spread over a cluster.
 
-from feclip.cluster.calibrate import calibrate
-from feclip.cluster.decide import decide
-from feclip.cluster.evaluate import evaluate
-from feclip.cluster.finetune import finetune
-from feclip.cluster.score import score
-from feclip.cluster.tune import tune
-
-__all__ = ["calibrate", "decide", "evaluate", "finetune", "score", "tune"]
+Each job has a module of its own and is imported from there, so that no job and no worker loads what only
+another one needs.
+"""

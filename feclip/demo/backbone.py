@@ -6,8 +6,6 @@ generated pictures. It stands in for no other backbone: whoever wants it names i
 
 from pathlib import Path
 
-import open_clip
-
 from feclip.demo.tokenizer import WordTokenizer
 
 __all__ = ["BACKBONE_NAME", "IMAGE_SIZE", "register", "tokenizer", "weights_path"]
@@ -20,6 +18,8 @@ _FOLDER = Path(__file__).parent / "weights"
 
 def register() -> None:
     """Make ``feclip-demo`` a model name of open_clip; a second call changes nothing."""
+    import open_clip  # noqa: PLC0415 - see docs/adr/0020
+
     if BACKBONE_NAME not in open_clip.list_models():
         open_clip.add_model_config(_FOLDER / f"{BACKBONE_NAME}.json")
 

@@ -1,7 +1,9 @@
-"""FE-CLIP as a torch model: adapters, frozen CLIP, prompts, maps and loss; knows no config, no data, no cluster."""
+"""FE-CLIP as a torch model: adapters, frozen CLIP, prompts, maps and loss; knows no config, no data, no cluster.
+
+What loads open_clip is `feclip.model.backbone`; it is imported where a model is built, not with this room.
+"""
 
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
-from feclip.model.backbone import Backbone, backbone_digest, check_backbone, load_backbone
 from feclip.model.dct import dct_basis
 from feclip.model.losses import LossTerms, fe_clip_loss_terms
 from feclip.model.map_statistics import MapStatistics, map_statistics, num_top_pixels, pixel_maps
@@ -14,7 +16,6 @@ from feclip.model.trunk import resolve_tap_blocks
 from feclip.model.weights import tensor_digest
 
 __all__ = [
-    "Backbone",
     "FFEAdapter",
     "FeClipModel",
     "FeClipOutput",
@@ -26,13 +27,10 @@ __all__ = [
     "Padding",
     "Tokenizer",
     "autocast",
-    "backbone_digest",
     "build_prompts",
-    "check_backbone",
     "dct_basis",
     "fe_clip_loss_terms",
     "fill_padding",
-    "load_backbone",
     "map_statistics",
     "mean_probability_logit",
     "num_top_pixels",

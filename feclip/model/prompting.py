@@ -4,11 +4,13 @@ Index 0 is normal, index 1 abnormal, here and wherever two text embeddings stand
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from open_clip import CLIP
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from open_clip import CLIP
 
 Tokenizer: TypeAlias = Callable[[list[str]], torch.Tensor]
 """From n texts to ids ``(n, context length)``, int64."""
@@ -37,7 +39,7 @@ def build_prompts(noun: str) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def text_embeddings(clip: CLIP, tokenizer: Tokenizer, noun: str) -> torch.Tensor:
+def text_embeddings(clip: "CLIP", tokenizer: Tokenizer, noun: str) -> torch.Tensor:
     """Embed the two prompts once.
 
     Args:

@@ -11,20 +11,21 @@ build no graph. With the last block tapped, its adapters learn from the maps alo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
-import open_clip
 import torch
 from torch import nn
 from torch.nn import functional
 
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
-from feclip.model.backbone import Backbone, load_backbone
 from feclip.model.output import FeClipOutput
 from feclip.model.prompting import Tokenizer, text_embeddings
 from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
 from feclip.model.weights import check_tensors
 from feclip.model.windows import check_valid_tokens
+
+if TYPE_CHECKING:
+    from feclip.model.backbone import Backbone
 
 Padding = Literal["ignore", "masked", "attention"]
 
@@ -65,7 +66,7 @@ class FeClipModel(nn.Module):
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: "Backbone",
         text_embeddings: torch.Tensor,
         taps: Mapping[int, FrequencyTap],
         *,
@@ -147,6 +148,10 @@ class FeClipModel(nn.Module):
             ((5, 11), torch.Size([1]), torch.Size([1, 64, 64]))
         """
         _check_scoring(temperature=temperature, padding=padding)
+        import open_clip  # noqa: PLC0415 - see docs/adr/0020
+
+        from feclip.model.backbone import load_backbone  # noqa: PLC0415 - see docs/adr/0020
+
         loaded = load_backbone(backbone, pretrained=pretrained, init_seed=init_seed, image_size=image_size)
         trunk = loaded.clip.visual.transformer
         blocks = resolve_tap_blocks(len(trunk.resblocks), num_taps=num_taps, tap_blocks=tap_blocks)

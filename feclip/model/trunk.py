@@ -5,9 +5,12 @@ Tokens are ``(B, 1 + L, D)``, the class token first.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+
+if TYPE_CHECKING:
+    from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
 
 def resolve_tap_blocks(num_blocks: int, *, num_taps: int, tap_blocks: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -46,7 +49,7 @@ def resolve_tap_blocks(num_blocks: int, *, num_taps: int, tap_blocks: Sequence[i
     return taps
 
 
-def check_trunk(visual: VisionTransformer, *, masks_attention: bool) -> None:
+def check_trunk(visual: "VisionTransformer", *, masks_attention: bool) -> None:
     """Refuse an image tower that FE-CLIP cannot tap.
 
     Args:
@@ -56,6 +59,8 @@ def check_trunk(visual: VisionTransformer, *, masks_attention: bool) -> None:
     Raises:
         ValueError: If it has no single image embedding, or keys cannot be masked everywhere.
     """
+    from open_clip.transformer import ResidualAttentionBlock  # noqa: PLC0415 - see docs/adr/0020
+
     if visual.pool_type == "none":
         msg = "The image tower must pool its tokens to one embedding, got pool_type 'none'."
         raise ValueError(msg)
@@ -65,7 +70,7 @@ def check_trunk(visual: VisionTransformer, *, masks_attention: bool) -> None:
         raise ValueError(msg)
 
 
-def embed_images(visual: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+def embed_images(visual: "VisionTransformer", images: torch.Tensor) -> torch.Tensor:
     """Return the tokens that enter block 0.
 
     Args:
@@ -80,7 +85,7 @@ def embed_images(visual: VisionTransformer, images: torch.Tensor) -> torch.Tenso
 
 
 def run_blocks(
-    blocks: Iterable[ResidualAttentionBlock], tokens: torch.Tensor, padding_tokens: torch.Tensor | None = None
+    blocks: "Iterable[ResidualAttentionBlock]", tokens: torch.Tensor, padding_tokens: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Run tokens through blocks.
 
@@ -104,7 +109,7 @@ def run_blocks(
 
 
 def embed_class(
-    visual: VisionTransformer,
+    visual: "VisionTransformer",
     class_token: torch.Tensor,
     patch_tokens: torch.Tensor,
     *,

@@ -13,17 +13,23 @@ from unittest import mock
 
 import ray
 
-from feclip import cluster, config
+from feclip import config
 from feclip.cli import run_job
+from feclip.cluster.calibrate import calibrate
+from feclip.cluster.decide import decide
+from feclip.cluster.evaluate import evaluate
+from feclip.cluster.finetune import finetune
+from feclip.cluster.score import score
+from feclip.cluster.tune import tune
 
 REPOSITORY = Path(__file__).parents[2]
 JOBS = {
-    "calibrate.py": (config.CalibrateConfig, cluster.calibrate),
-    "decide.py": (config.DecideConfig, cluster.decide),
-    "evaluate.py": (config.EvaluateConfig, cluster.evaluate),
-    "finetune.py": (config.FinetuneConfig, cluster.finetune),
-    "score.py": (config.ScoreConfig, cluster.score),
-    "tune.py": (config.TuneConfig, cluster.tune),
+    "calibrate.py": (config.CalibrateConfig, calibrate),
+    "decide.py": (config.DecideConfig, decide),
+    "evaluate.py": (config.EvaluateConfig, evaluate),
+    "finetune.py": (config.FinetuneConfig, finetune),
+    "score.py": (config.ScoreConfig, score),
+    "tune.py": (config.TuneConfig, tune),
 }
 SMALL_RUN = (
     "--model.backbone", "ViT-S-16-alt",

@@ -22,7 +22,7 @@ from PIL import Image
 from feclip.building import build_model, read_labelled
 from feclip.bundle import read_bundle, write_bundle, write_calibrated
 from feclip.calibration import CalibrationOptions, Percentiles, StatisticOptions, calibrate
-from feclip.cluster import evaluate
+from feclip.cluster.evaluate import evaluate
 from feclip.config import (
     DataConfig,
     EvaluateConfig,

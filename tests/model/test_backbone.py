@@ -12,8 +12,14 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from torch import nn
 
-from feclip.model import Backbone, backbone_digest, load_backbone
-from feclip.model.backbone import check_activation, needs_quick_gelu, probe_block_layout
+from feclip.model.backbone import (
+    Backbone,
+    backbone_digest,
+    check_activation,
+    load_backbone,
+    needs_quick_gelu,
+    probe_block_layout,
+)
 
 
 def load(backbone: str = "Tiny", *, pretrained: str = "none", init_seed: int = 0, image_size: int = 64) -> Backbone:

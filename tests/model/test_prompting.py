@@ -4,7 +4,8 @@ import open_clip
 import pytest
 import torch
 
-from feclip.model import build_prompts, load_backbone, text_embeddings
+from feclip.model import build_prompts, text_embeddings
+from feclip.model.backbone import load_backbone
 
 
 def test_prompts_are_the_papers_for_the_default_noun() -> None:

@@ -6,7 +6,8 @@ import open_clip
 import pytest
 import torch
 
-from feclip.model import Backbone, FeClipModel, FFEAdapter, FrequencyTap, LFSAdapter, fe_clip_loss_terms
+from feclip.model import FeClipModel, FFEAdapter, FrequencyTap, LFSAdapter, fe_clip_loss_terms
+from feclip.model.backbone import Backbone
 
 Build = Callable[..., FeClipModel]
 

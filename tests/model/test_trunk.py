@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from feclip.model import load_backbone, resolve_tap_blocks
+from feclip.model import resolve_tap_blocks
+from feclip.model.backbone import load_backbone
 from feclip.model.trunk import check_trunk, embed_class, embed_images, run_blocks
 
 
