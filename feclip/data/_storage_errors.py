@@ -152,9 +152,7 @@ def _refusal(error: ClientError, *, uri: str, action: str, endpoint: str) -> Sto
     code, status = _error_code(error), http_status(error)
     if code == "NoSuchBucket":
         bucket = uri.removeprefix("s3://").partition("/")[0]
-        return StorageMissingError(
-            f"Cannot {action} {uri}: there is no bucket {bucket!r} at {endpoint}; create it first."
-        )
+        return StorageError(f"Cannot {action} {uri}: there is no bucket {bucket!r} at {endpoint}; create it first.")
     if status == _HTTP_NOT_FOUND:
         return StorageMissingError(f"Cannot {action} {uri}: it does not exist at {endpoint}.")
     if code in _CREDENTIAL_CODES:
