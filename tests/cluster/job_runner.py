@@ -117,13 +117,15 @@ def run_here(*flags: str, job: str = "finetune.py") -> Finished:
     return Finished(returncode=code, output=output.getvalue(), seconds=time.monotonic() - started)
 
 
-def wait_for(process: "subprocess.Popen[str]", text: str) -> str:
-    """Read a job's output until ``text`` appears in a line, and return what was read."""
+def wait_for(process: "subprocess.Popen[str]", text: str, *, times: int = 1) -> str:
+    """Read a job's output until ``text`` has appeared in as many lines, and return what was read."""
     assert process.stdout is not None
     seen = ""
+    found = 0
     for line in process.stdout:
         seen += line
-        if text in line:
+        found += text in line
+        if found == times:
             return seen
-    msg = f"the job ended without {text!r}:\n{seen}"
+    msg = f"the job ended with {found} lines of {text!r} and not {times}:\n{seen}"
     raise AssertionError(msg)

@@ -78,7 +78,7 @@ def test_a_sweep_killed_half_way_and_resumed_ends_with_its_trials_and_leaves_not
         "--space", space, "--data.root", str(small_mvtec), *SMALL_SWEEP, "--num_trials", "8", "--output", output,
         job="tune.py",
     ) as process:  # fmt: skip
-        before = wait_for(process, "(3 of 8 ended)")
+        before = wait_for(process, " of 8 ended)", times=3)
         os.killpg(process.pid, signal.SIGKILL)
     wait_until_gone(marker)
     standing = {record.number: record for record in read_trials(output)}
