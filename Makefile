@@ -1,7 +1,7 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
 # make check  format, lint, types, import contracts, spelling, doctests
 # make test   every test but those marked slow
-# make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, show what it was worth
+# make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make lock   compile requirements.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -42,7 +42,9 @@ demo: env runs/demo-pictures/unseen runs/demo-normals/images runs/demo-archive/i
 		--calibrate.percentiles 99 --output runs/demo-calibrated
 	$(BIN)/python jobs/score.py --bundle runs/demo-calibrated --archive runs/demo-archive/images \
 		--output runs/demo-scores
-	@$(BIN)/python benchmarks/accuracy.py evaluate runs/demo-pictures --bundle runs/demo
+	$(BIN)/python jobs/evaluate.py --bundle runs/demo --data.root runs/demo-pictures/seen --output runs/demo-seen
+	$(BIN)/python jobs/evaluate.py --bundle runs/demo-calibrated --data.root runs/demo-pictures/unseen \
+		--output runs/demo-unseen
 
 runs/demo-pictures/unseen: | env
 	$(BIN)/python benchmarks/accuracy.py data runs/demo-pictures

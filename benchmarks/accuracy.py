@@ -6,6 +6,11 @@ python benchmarks/accuracy.py run runs/accuracy --seeds 0,1,2,3,4
 python benchmarks/accuracy.py photographs runs/accuracy --root ../shared/data
 python benchmarks/accuracy.py table runs/accuracy
 
+Two recipes against each other, on the same pictures and seeds:
+
+python benchmarks/accuracy.py run runs/accuracy --variants both --results found --recipe+=--model.fusion_weight=0.3
+python benchmarks/accuracy.py compare runs/accuracy found results
+
 Pictures and backbone must have the digests in ``benchmarks/accuracy.frozen.json``. One file per fit is written, so a
 broken study goes on where it stopped, and two processes may share it by taking different seeds.
 """
@@ -28,9 +33,9 @@ import pyarrow.compute as pc
 import torch
 from jsonargparse import auto_cli
 from PIL import Image
+from scipy import stats
 
 from feclip.building import build_images, build_model, read_labelled
-from feclip.bundle import read_bundle
 from feclip.cli import parse_config
 from feclip.config import DataConfig, FinetuneConfig, ModelConfig, Names, plain
 from feclip.data import MANIFEST_SCHEMA, LabelledImages, Split
@@ -114,6 +119,7 @@ def run(
     num_threads: int = 1,
     check_digests: bool = True,
     recipe: list[str] | None = None,
+    results: str = "results",
 ) -> None:
     """Fit and evaluate, one result file per variant and seed; what is there is not repeated.
 
@@ -124,6 +130,7 @@ def run(
         num_threads: Threads of torch.
         check_digests: Whether backbone and pictures must be the frozen ones; false for trials.
         recipe: Flags of the fine-tuning job that override configs/demo.yaml, for trials.
+        results: Folder of the result files, in ``folder``.
     """
     torch.set_num_threads(num_threads)
     digests = _digests(folder)
@@ -134,7 +141,7 @@ def run(
     evaluated = {name: _images(DataConfig(root=str(folder / name)), config) for name in SHOWN["results"]}
     for seed in map(int, seeds.split(",")):
         for variant in variants.split(","):
-            result = folder / "results" / f"{variant.replace(' ', '_')}-{seed}.json"
+            result = folder / results / f"{variant.replace(' ', '_')}-{seed}.json"
             if not result.is_file():
                 record = _run_one(variant, seed=seed, config=config, evaluated=evaluated)
                 _write(result, {**record, "recipe": _recipe(config), "digests": digests})
@@ -163,29 +170,6 @@ def photographs(folder: Path, *, root: Path, seeds: str = "0,1,2,3,4", num_threa
                 _write(result, {**record, "recipe": _recipe(config)})
 
 
-def evaluate(folder: Path, *, bundle: str) -> None:
-    """Print what a bundle is worth on the pictures of the study, beside its backbone before fine-tuning.
-
-    Args:
-        folder: Working folder of the study, with its pictures.
-        bundle: Folder or ``s3://`` prefix of the bundle.
-    """
-    read = read_bundle(bundle)
-    before = build_model(dataclasses.replace(read.model, **VARIANTS[ZERO_SHOT]), seed=0)
-    models = {"before": before, "after": read.build()}
-    lines = ["", f"Bundle {bundle} (model_id {read.model_id[:12]}, {len(read.metrics)} epochs)", ""]
-    lines.append(" " * 36 + "".join(f"{shown:>14}" for shown in METRICS.values()))
-    for name, shown in (("seen", "families it was tuned on"), ("unseen", "families nobody saw")):
-        source = DataConfig(root=str(folder / name), **read.input)
-        images = _test_images(source, image_size=before.image_size)
-        for when, model in models.items():
-            found = _evaluate(model, images)
-            known = METRICS if when == "after" else ("image_auroc",)  # a patch head that learned nothing has no map
-            cells = "".join(f"{found[metric]:14.3f}" if metric in known else f"{'-':>14}" for metric in METRICS)
-            lines.append(f"{shown + ', ' + when:36}{cells}")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
 def table(folder: Path) -> None:
     """Collect the results, and write them to ``benchmarks/accuracy.json`` and as a table to the README.
 
@@ -200,6 +184,37 @@ def table(folder: Path) -> None:
     before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
     after = rest.split(MARKS[1])[1]
     README.write_text(f"{before}{MARKS[0]}\n{render(collected)}\n{MARKS[1]}{after}", encoding="utf-8")
+
+
+def compare(folder: Path, found: str, against: str, *, variant: str = "both") -> None:
+    """Print two recipes and their difference, paired by seed, with its 95 % interval (Student's t over the seeds).
+
+    Args:
+        folder: Working folder of the study.
+        found: Folder of result files in it, of one recipe.
+        against: Folder of result files in it, of the other recipe.
+        variant: Which adapters.
+    """
+    left, right = (_by_seed(folder / name, variant=variant) for name in (found, against))
+    if left.keys() != right.keys() or len(left) < 2:  # noqa: PLR2004
+        msg = f"{found} has the seeds {sorted(left)}, {against} has {sorted(right)}: two or more of the same are needed"
+        raise DataError(msg)
+    lines = [f"|  | {found} | {against} | difference | 95 % interval |", "|---|---|---|---|---|"]
+    for name, metrics in SHOWN["results"].items():
+        for metric in metrics:
+            pairs = [(left[seed][name][metric], right[seed][name][metric]) for seed in sorted(left)]
+            differences = [ours - theirs for ours, theirs in pairs]
+            mean, error = statistics.mean(differences), statistics.stdev(differences) / len(pairs) ** 0.5
+            half = float(stats.t.ppf(0.975, len(pairs) - 1)) * error
+            cells = [_cell([pair[side] for pair in pairs]) for side in (0, 1)]
+            shown = f"{mean:+.3f} | {mean - half:+.3f} to {mean + half:+.3f}"
+            lines.append(f"| {name}: {METRICS[metric]} | {' | '.join(cells)} | {shown} |")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _by_seed(folder: Path, *, variant: str) -> dict[int, dict[str, dict[str, float]]]:
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {record["seed"]: record["metrics"] for record in records if record["variant"] == variant}
 
 
 def render(collected: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -300,7 +315,7 @@ def main() -> int:
     """Run one command; returns the exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logger.setLevel(logging.INFO)
-    commands = [data, freeze, run, photographs, evaluate, table]
+    commands = [data, freeze, run, photographs, table, compare]
     try:
         auto_cli(commands, prog="accuracy.py", allow_abbrev=False)
     except FeclipError as error:

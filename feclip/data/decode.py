@@ -87,11 +87,11 @@ def decode_mask(data: bytes, *, uri: str) -> npt.NDArray[np.bool_]:
     return _decoded(data, uri=uri, to_array=lambda image, kind: _mask(image, kind=kind, uri=uri))
 
 
-def pixel_digest(image: _Pixels) -> str:
-    """Return a digest of what an image shows, the same for a PNG and a lossless copy in another format.
+def pixel_digest(image: _Pixels | npt.NDArray[np.bool_]) -> str:
+    """Return a digest of what an image or a mask shows, the same for a PNG and a lossless copy in another format.
 
     Args:
-        image: Decoded pixels of shape ``(H, W, 3)``.
+        image: Decoded pixels of shape ``(H, W, 3)``, or a mask of shape ``(H, W)``.
 
     Returns:
         SHA-256 over shape and pixels, in hexadecimal.

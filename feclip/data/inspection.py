@@ -18,6 +18,7 @@ INSPECTION_SCHEMA = pa.schema(
     {
         "sha256": pa.string(),  # of the file
         "pixel_digest": pa.string(),  # of what it shows
+        "mask_digest": pa.string(),  # of what its mask marks; null without a mask
         "width": pa.int32(),  # pixels, upright
         "height": pa.int32(),
         "thumbnail": pa.binary(THUMBNAIL_BYTES),  # small and grey, by which a copy saved anew is told
@@ -67,7 +68,8 @@ def _inspected(row: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"pixel_digest": pixel_digest(image), "height": image.shape[0], "width": image.shape[1]}
         found["thumbnail"] = thumbnail(image)
         if row["mask_uri"] is not None:
-            read_image_mask(row["mask_uri"], image_uri=row["uri"], image_shape=image.shape, label=row["label"])
+            mask = read_image_mask(row["mask_uri"], image_uri=row["uri"], image_shape=image.shape, label=row["label"])
+            found["mask_digest"] = pixel_digest(mask)
         if row["valid_mask_uri"] is not None:
             read_valid_mask(row["valid_mask_uri"], image_uri=row["uri"], image_shape=image.shape)
     except (DataError, StorageMissingError, StorageForbiddenError) as error:

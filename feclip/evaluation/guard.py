@@ -104,7 +104,7 @@ def require_unknown(images: pa.Table, known: pa.Table, *, bundle: str, allowed: 
 
 
 def data_digest(images: pa.Table) -> str:
-    """Return a digest of what judges: each image's content, name, label and category, and whether its mask is known.
+    """Return a digest of what judges: each image's content, name, label and category, and what its mask marks.
 
     Args:
         images: Rows of `Look.images`, in any order.
@@ -112,6 +112,6 @@ def data_digest(images: pa.Table) -> str:
     Returns:
         16 hexadecimal digits.
     """
-    names = ("path", "sha256", "label", "category", "has_mask")
+    names = ("path", "sha256", "label", "category", "has_mask", "mask_digest")
     rows = sorted([str(value) for value in row] for row in zip(*(images[n].to_pylist() for n in names), strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

@@ -120,13 +120,12 @@ def require_same_images(before: pa.Table, now: pa.Table) -> None:
     """Check that a run goes on with the images it began with.
 
     Raises:
-        RunError: If an image was added, removed, changed, or has another split.
+        RunError: If an image was added, removed, changed, or has another split or mask.
     """
 
-    def digests(table: pa.Table) -> dict[str, tuple[str, str]]:
-        return {
-            row["uri"]: (row["split"], row["sha256"]) for row in table.select(["uri", "split", "sha256"]).to_pylist()
-        }
+    def digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
+        columns = table.select(["uri", "split", "sha256", "mask_digest"]).to_pydict()
+        return {uri: tuple(found) for uri, *found in zip(*columns.values(), strict=True)}
 
     old, new = digests(before), digests(now)
     changed = sorted(uri for uri in old.keys() | new.keys() if old.get(uri) != new.get(uri))

@@ -23,6 +23,8 @@ TEMPLATE = "sweep.html.jinja"
 FEWEST_TRIALS = 4  # that were trained to the end, before a share of importance means anything
 PLOT_HEIGHT = 420  # pixels
 TICKS_OF_LOG = 5
+TICKS_OF_INTEGERS = 10  # at most so many steps between them
+LABEL_ANGLE = -15  # degrees, so that the names of neighbouring axes do not cover each other
 FONT = {"family": "system-ui, sans-serif", "size": 13}
 
 
@@ -42,7 +44,7 @@ def sweep_page(
     shares = importances(space, records, options=options)
     plots = {"Objective by trial": _history(judged, options=options)} if judged else {}
     if judged:
-        plots["Parallel coordinates"] = _parallel_coordinates(space, judged, options=options)
+        plots["Parallel coordinates, stopped trials after their last epoch"] = _parallel_coordinates(space, judged, options=options)
     if shares:
         plots["Importance of each field (PED-ANOVA)"] = _importance_bars(shares)
     table = trials_table(space, records, options=options)
@@ -55,6 +57,7 @@ def sweep_page(
         facts=facts,
         best=best,
         best_objective=None if best is None else final_objective(best, options=options),
+        best_values=None if best is None else {field: _shown(value) for field, value in best.values.items()},
         plots={name: json.loads(figure.to_json()) for name, figure in plots.items()},
         no_importance=None if shares else f"Importance needs {FEWEST_TRIALS} trials trained to the end that differ.",
         columns=table.column_names,
@@ -111,8 +114,9 @@ def _parallel_coordinates(space: SearchSpace, records: Sequence[TrialRecord], *,
     values = [final_objective(record, options=options) for record in records]
     axes = [_axis(dimension, [record.values[dimension.field] for record in records]) for dimension in space.dimensions]
     line = {"color": values, "colorscale": "Viridis", "showscale": True, "colorbar": {"title": {"text": OBJECTIVE}}}
-    figure = go.Figure(go.Parcoords(dimensions=[*axes, {"label": OBJECTIVE, "values": values}], line=line))
-    return _laid_out(figure, x="", y="")
+    dimensions = [*axes, {"label": OBJECTIVE, "values": values}]
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=line, labelangle=LABEL_ANGLE))
+    return _laid_out(figure, x="", y="").update_layout(margin_t=110)
 
 
 def _axis(dimension: Dimension, values: Sequence[Any]) -> dict[str, Any]:
@@ -129,7 +133,9 @@ def _axis(dimension: Dimension, values: Sequence[Any]) -> dict[str, Any]:
         }
     low, high = (float(value) for value in dimension.values)
     if dimension.kind is Kind.int:
-        return {"label": label, "values": list(values), "range": [low, high], "tickformat": "d"}
+        steps = max(1, math.ceil((high - low) / TICKS_OF_INTEGERS))
+        ticks = list(range(int(low), int(high) + 1, steps))
+        return {"label": label, "values": list(values), "range": [low, high], "tickvals": ticks, "tickformat": "d"}
     if dimension.kind is Kind.uniform:
         return {"label": label, "values": list(values), "range": [low, high]}
     ends = (math.log10(low), math.log10(high))

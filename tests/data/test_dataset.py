@@ -182,6 +182,7 @@ def test_inspection_fills_digests_and_sizes(table: pa.Table, write: Write, root:
     assert checked["height"].to_pylist() == [32, 32, 48]
     assert checked["sha256"][0].as_py() == sha256(write("a.png", picture(64, 32)))
     assert checked["pixel_digest"][0].as_py() == pixel_digest(picture(64, 32))
+    assert checked["mask_digest"].is_null().to_pylist() == [uri is None for uri in table["mask_uri"].to_pylist()]
     assert inspect_rows(checked, num_threads=2).equals(checked)
 
     write("copy.tif", picture(64, 32), "TIFF")

@@ -1,18 +1,21 @@
 """Which images judge: exactly what a bundle has not seen of its own data, and one line for what cannot judge."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
 from feclip.building import read_labelled
 from feclip.config import DataConfig, EvaluationDataConfig, Names, Protocol, plain
 from feclip.data import build_manifest
 from feclip.errors import DataError
-from feclip.evaluation import check_selection, read_images, scored_manifest, select_images
+from feclip.evaluation import check_selection, data_digest, look, read_images, scored_manifest, select_images
 from feclip.score_table import SCORE_SCHEMA
 
 
@@ -82,3 +85,19 @@ def test_the_scored_manifest_brings_no_column_of_a_score_table(small_mvtec: Path
     names = scored_manifest(table).column_names
     assert not {*names} & {*SCORE_SCHEMA.names} - {"uri"}
     assert {"uri", "label", "category", "mask_uri", "has_mask", "line"} <= {*names}
+
+
+def test_a_digest_of_what_judges_changes_with_a_mask(small_mvtec: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(small_mvtec, tmp_path / "mvtec"))
+
+    def digest() -> str:
+        table = read_images(EvaluationDataConfig(root=str(root), categories=Names(("tile",))))
+        return data_digest(look(table, [], num_threads=2).images)
+
+    before = digest()
+    assert digest() == before
+    mask = min(root.glob("tile/ground_truth/*/*.png"))
+    marked = np.asarray(Image.open(mask)).copy()
+    marked[0, 0] = 255 - marked[0, 0]
+    Image.fromarray(marked).save(mask)
+    assert digest() != before

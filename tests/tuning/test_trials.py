@@ -282,6 +282,18 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing() -> None:
     assert [given["class"] for tag, given in page.tags if tag == "tr" and given][best.number - 1] == "done best"
 
 
+def test_the_ticks_of_a_searched_number_of_things_are_whole() -> None:
+    drawn = page_of(run_of_proposals(SearchMethod.optuna, seed=0, num=6)).scripts[-1]
+    axes = next(
+        data[0]["dimensions"]
+        for text in drawn.split("Plotly.newPlot(")[1:]
+        for data, _ in [json.JSONDecoder().raw_decode(text, text.index("["))]
+        if data[0]["type"] == "parcoords"
+    )
+    [axis] = [axis for axis in axes if axis["label"] == "model.num_taps"]
+    assert axis["tickvals"] == [1, 2, 3, 4, 5, 6]
+
+
 def test_what_stands_in_the_page_is_text_and_no_markup() -> None:
     evil = '</script><script>alert("x")</script><b>'
     records = [trial(1, 0.5), trial(2).failed(evil, mendable=False)]

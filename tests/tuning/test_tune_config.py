@@ -13,7 +13,9 @@ from feclip.errors import RunError
 from feclip.tuning import SearchSpace, SweepClaim, parse_space, resumed_config
 
 SPACE = parse_space({"loss.focal_gamma": {"uniform": [0, 4]}}, name="example", where="-")
-IMAGES = pa.table({"uri": ["/data/a.png"], "split": ["train"], "sha256": ["0" * 64]})
+IMAGES = pa.table(
+    {"uri": ["/data/a.png"], "split": ["train"], "sha256": ["0" * 64], "mask_digest": pa.array(["0" * 64])}
+)
 
 
 def parse(*flags: str) -> TuneConfig:
@@ -100,10 +102,11 @@ def test_a_resumed_sweep_refuses_what_may_not_change(claimed: tuple[str, SearchS
     assert resumed_config(same)[0].optim.epochs == 2
 
 
-def test_other_images_are_refused(claimed: tuple[str, SearchSpace]) -> None:
+@pytest.mark.parametrize("column", ["sha256", "mask_digest"])
+def test_other_images_and_masks_are_refused(column: str, claimed: tuple[str, SearchSpace]) -> None:
     output, space = claimed
     config, _ = resumed_config(parse("--output", output, "--resume"))
-    other = IMAGES.set_column(2, "sha256", pa.array(["1" * 64]))
+    other = IMAGES.set_column(IMAGES.schema.get_field_index(column), column, pa.array(["1" * 64]))
     with pytest.raises(RunError, match=r"1 images differ from those the run began with, first /data/a\.png"):
         SweepClaim.of(config, space=space).take(other)
 
