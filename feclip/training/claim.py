@@ -19,7 +19,7 @@ from feclip.errors import RunError
 
 __all__ = ["RUN_FOLDER", "Claim", "read_images", "read_run_images", "require_same_images", "write_images"]
 
-SCHEMA = 1
+SCHEMA = 2
 RUN_FOLDER = "_run"
 CLAIM_FILE = "run.json"
 IMAGES_FILE = "images.parquet"

@@ -23,7 +23,7 @@ from feclip.tuning.space import SearchSpace, parse_space
 
 __all__ = ["SweepClaim", "read_sweep_images", "resumed_config"]
 
-SCHEMA = 1
+SCHEMA = 2
 CLAIM_FILE = "sweep.json"
 IMAGES_FILE = "images.parquet"
 FREE_FIELDS = (

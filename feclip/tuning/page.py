@@ -44,7 +44,8 @@ def sweep_page(
     shares = importances(space, records, options=options)
     plots = {"Objective by trial": _history(judged, options=options)} if judged else {}
     if judged:
-        plots["Parallel coordinates, stopped trials after their last epoch"] = _parallel_coordinates(space, judged, options=options)
+        name = "Parallel coordinates, stopped trials after their last epoch"
+        plots[name] = _parallel_coordinates(space, judged, options=options)
     if shares:
         plots["Importance of each field (PED-ANOVA)"] = _importance_bars(shares)
     table = trials_table(space, records, options=options)

@@ -111,7 +111,7 @@ def test_other_images_and_masks_are_refused(column: str, claimed: tuple[str, Sea
         SweepClaim.of(config, space=space).take(other)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"schema": 1, "config": {}, "space": {"name": "a", "fields": {}}}'])
+@pytest.mark.parametrize("content", ["", "{}", '{"schema": 2, "config": {}, "space": {"name": "a", "fields": {}}}'])
 def test_a_record_of_another_make_is_named(content: str, claimed: tuple[str, SearchSpace]) -> None:
     output, _ = claimed
     (Path(output) / "_sweep" / "sweep.json").write_text(content)
