@@ -146,7 +146,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,
     )  # fmt: skip
