@@ -76,6 +76,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(  # name: fields of
 METRICS: Mapping[str, str] = MappingProxyType(
     {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 )
+OBJECTIVE = ("image_auroc", "aupro")  # of equal weight, as in jobs/tune.py
 SHOWN: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(  # kind of result: evaluated set: metrics
     {
         "results": {name: tuple(METRICS) for name in SETS if name != "train"},
@@ -201,14 +202,14 @@ def compare(folder: Path, found: str, against: str, *, variant: str = "both") ->
         raise DataError(msg)
     lines = [f"|  | {found} | {against} | difference | 95 % interval |", "|---|---|---|---|---|"]
     for name, metrics in SHOWN["results"].items():
-        for metric in metrics:
-            pairs = [(left[seed][name][metric], right[seed][name][metric]) for seed in sorted(left)]
+        shown = {METRICS[metric]: (metric,) for metric in metrics} | {"objective of a sweep": OBJECTIVE}
+        for label, of in shown.items():
+            pairs = [tuple(statistics.mean(side[seed][name][m] for m in of) for side in (left, right)) for seed in left]
             differences = [ours - theirs for ours, theirs in pairs]
             mean, error = statistics.mean(differences), statistics.stdev(differences) / len(pairs) ** 0.5
             half = float(stats.t.ppf(0.975, len(pairs) - 1)) * error
-            cells = [_cell([pair[side] for pair in pairs]) for side in (0, 1)]
-            shown = f"{mean:+.3f} | {mean - half:+.3f} to {mean + half:+.3f}"
-            lines.append(f"| {name}: {METRICS[metric]} | {' | '.join(cells)} | {shown} |")
+            cells = " | ".join(_cell([pair[side] for pair in pairs]) for side in (0, 1))
+            lines.append(f"| {name}: {label} | {cells} | {mean:+.3f} | {mean - half:+.3f} to {mean + half:+.3f} |")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
