@@ -108,4 +108,5 @@ def build_images(table: pa.Table, config: DataConfig, *, image_size: int) -> Lab
         resize=str(config.resize),
         padding_color=config.padding_color,
         valid_region=str(config.valid_region),
+        jpeg_decoding=str(config.jpeg_decoding),
     )

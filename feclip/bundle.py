@@ -35,7 +35,7 @@ from feclip.model import FeClipModel, build_prompts, tensor_digest
 
 __all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
 
-SCHEMA = 2
+SCHEMA = 3
 CONFIG_FILE = "config.json"
 ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
@@ -63,7 +63,7 @@ IMAGE_COLUMNS = pa.schema(
     ]
 )
 """Columns that images.parquet must have, by which `jobs/evaluate.py` knows an image again; further ones may follow."""
-INPUT_FIELDS = ("resize", "padding_color", "valid_region")  # fields of DataConfig that change a score
+INPUT_FIELDS = ("resize", "padding_color", "valid_region", "jpeg_decoding")  # fields of DataConfig that change a score
 POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, where the input has another size
 UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the backbone's digest and by tap_blocks
 
@@ -89,7 +89,7 @@ class Bundle:
     model: ModelConfig
     """Every model field."""
     input: dict[str, str]
-    """How images become inputs: resize, padding_color, valid_region."""
+    """How images become inputs: resize, padding_color, valid_region, jpeg_decoding."""
     model_id: str
     """Digest of everything that changes a score."""
     backbone_digest: str

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from feclip.building import build_model
 from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
+from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig
 from feclip.errors import BundleError
 from feclip.model import FeClipModel
+from feclip.scoring import input_options
 
 MODEL = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="screw")
 IMAGES = pa.table({"uri": ["/a.png"], "role": ["trained"], "split": ["train"], "sha256": ["0" * 64]})
@@ -49,7 +50,12 @@ def test_what_is_written_is_read_back_and_scores_alike(written: Path, model: FeC
     assert bundle.images.select(IMAGES.column_names).equals(IMAGES)
     assert set(IMAGE_COLUMNS.names) <= set(bundle.images.column_names)  # what was not given is null
     assert bundle.images["thumbnail"].null_count == 1
-    assert bundle.input == {"resize": "letterbox", "padding_color": "white", "valid_region": "letterbox"}
+    assert bundle.input == {
+        "resize": "letterbox",
+        "padding_color": "white",
+        "valid_region": "letterbox",
+        "jpeg_decoding": "full",
+    }
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(bundle.build()(images).image_logit, model.eval()(images).image_logit)
@@ -85,6 +91,7 @@ DAMAGES = {
     "must hold a JSON object": lambda folder: (folder / "config.json").write_text("[]"),
     "images.parquet has no column thumbnail": without_thumbnails,
     "has schema 1; this feclip": edited(lambda config: config.update(schema=1)),
+    "has schema 2; this feclip": edited(lambda config: config.update(schema=2)),
     "has schema 99": edited(lambda config: config.update(schema=99)),
     "unknown fields ['extra']": edited(lambda config: config.update(extra=1)),
     "missing fields ['prompts']": edited(lambda config: config.pop("prompts")),
@@ -93,6 +100,22 @@ DAMAGES = {
     "num_taps": edited(lambda config: config["model"].update(num_taps="many")),
     "model_id is not the digest": edited(lambda config: config["input"].update(resize="squash")),
 }
+
+
+def test_another_decoding_is_another_model(model: FeClipModel, written: Path, tmp_path: Path) -> None:
+    """So neither thresholds nor a resumed run can meet scores of the other decoding: both go by the model's id."""
+    config = FinetuneConfig(
+        output=str(tmp_path),
+        model=MODEL,
+        optim=OptimConfig(epochs=0),
+        data=DataConfig(jpeg_decoding=JpegDecoding.scaled),
+    )
+    write_bundle(str(tmp_path), model=model, config=config, images=IMAGES, metrics=METRICS)
+    full, scaled = read_bundle(str(written)), read_bundle(str(tmp_path))
+    assert input_options(scaled).jpeg_decoding == "scaled"
+    assert scaled.model_id != full.model_id
+    kept = scaled.with_input(InputOverride(image_size=96, resize="squash"))
+    assert kept.input["jpeg_decoding"] == "scaled"
 
 
 @pytest.mark.parametrize("named", DAMAGES)

@@ -49,6 +49,7 @@ DEFAULTS = {
     "data.resize": "letterbox",
     "data.padding_color": "white",
     "data.valid_region": "letterbox",
+    "data.jpeg_decoding": "full",
     "data.protocol": "a",
     "data.fractions": [0.6, 0.2, 0.2],
     "data.group_column": None,

@@ -6,6 +6,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "EvaluatedSplit",
+    "JpegDecoding",
     "Layout",
     "LfsStatistic",
     "PaddingMode",
@@ -47,6 +48,13 @@ class ValidRegion(StrEnum):
     letterbox = "letterbox"
     uniform_border = "uniform_border"
     mask_uri = "mask_uri"
+
+
+class JpegDecoding(StrEnum):
+    """At which size a JPEG is decoded that is much larger than the model's input."""
+
+    full = "full"
+    scaled = "scaled"
 
 
 class Protocol(StrEnum):

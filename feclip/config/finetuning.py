@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 from feclip.config.checks import require, require_member
-from feclip.config.choices import Precision, Protocol, Resize, ValidRegion
+from feclip.config.choices import JpegDecoding, Precision, Protocol, Resize, ValidRegion
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names, Shares
 from feclip.config.model import ModelConfig
@@ -28,6 +28,9 @@ class DataConfig:
     """Colour of the padding: white, black, mean, or r,g,b in 0..255."""
     valid_region: ValidRegion = ValidRegion.letterbox
     """Where padding is: ours only, also a uniform border that the image brings, or told by a file per image."""
+    jpeg_decoding: JpegDecoding = JpegDecoding.full
+    """full, or scaled: large JPEGs are decoded at 1/2, 1/4 or 1/8 of their sides, at least twice what the model reads;
+    part of the bundle, since it moves scores a little."""
     protocol: Protocol = Protocol.a
     """a: all test images train; b: they are divided by fractions, so that some are held out and some reported."""
     fractions: Shares = field(default=Shares((0.6, 0.2, 0.2)))
@@ -40,6 +43,10 @@ class DataConfig:
     def __post_init__(self) -> None:
         require_member("data.resize", self.resize, Resize)
         require_member("data.valid_region", self.valid_region, ValidRegion)
+        require_member("data.jpeg_decoding", self.jpeg_decoding, JpegDecoding)
+        if self.jpeg_decoding is JpegDecoding.scaled and self.valid_region is ValidRegion.uniform_border:
+            msg = "data.valid_region=uniform_border looks for the border on all pixels: take data.jpeg_decoding=full."
+            raise ValueError(msg)
         require_member("data.protocol", self.protocol, Protocol)
         require("data.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
         if (

@@ -15,9 +15,10 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from feclip.data.decode import decode_image, decode_mask
+from feclip.data.decode import decode_mask
 from feclip.data.letterbox import uniform_border
 from feclip.data.prepare import InputOptions
+from feclip.data.source_image import SourceImage
 from feclip.data.storage import read_bytes
 from feclip.errors import DataError
 
@@ -88,6 +89,7 @@ class LabelledImages(Dataset[Sample]):
         padding_color: white, black, mean, or r,g,b; the colour of our padding, and of a border looked for.
         valid_region: ``letterbox``: only our own padding is invalid; ``uniform_border``: also a border of the padding
             colour that the image brings; ``mask_uri``: also what the file in the column ``valid_mask_uri`` excludes.
+        jpeg_decoding: ``full``, or ``scaled`` to decode large JPEGs at a fraction of their size.
 
     Attributes:
         options: How an image becomes an input.
@@ -97,9 +99,22 @@ class LabelledImages(Dataset[Sample]):
         DataError: If an option is unknown, a label is missing, or a file that an option needs is not named.
     """
 
-    def __init__(self, table: pa.Table, *, image_size: int, resize: str, padding_color: str, valid_region: str) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        image_size: int,
+        resize: str,
+        padding_color: str,
+        valid_region: str,
+        jpeg_decoding: str = "full",
+    ) -> None:
         self.options = InputOptions(
-            image_size=image_size, resize=resize, padding_color=padding_color, valid_region=valid_region
+            image_size=image_size,
+            resize=resize,
+            padding_color=padding_color,
+            valid_region=valid_region,
+            jpeg_decoding=jpeg_decoding,
         )
         names = ("uri", "label", "mask_uri", "has_mask", "valid_mask_uri")
         self._uris, self._labels, self._mask_uris, self._has_mask, self._valid_mask_uris = (
@@ -130,13 +145,14 @@ class LabelledImages(Dataset[Sample]):
             StorageError: If a file cannot be read.
         """
         uri = self._uris[index]
-        image = decode_image(read_bytes(uri), uri=uri)
+        image = self.options.decode(read_bytes(uri), uri=uri)
+        shape = image.height, image.width
         pixels, record = self.options.place(image)
         mask_uri = self._mask_uris[index]
         if mask_uri is None:
             gt_mask = np.zeros(pixels.shape[:2], np.bool_)
         else:
-            mask = read_image_mask(mask_uri, image_uri=uri, image_shape=image.shape, label=self._labels[index])
+            mask = read_image_mask(mask_uri, image_uri=uri, image_shape=shape, label=self._labels[index])
             gt_mask = record.place(mask)
         source_valid = self._source_valid(index, image)
         valid = record.valid_pixels() if source_valid is None else record.place(source_valid)
@@ -149,12 +165,13 @@ class LabelledImages(Dataset[Sample]):
             index=index,
         )
 
-    def _source_valid(self, index: int, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_] | None:
+    def _source_valid(self, index: int, image: SourceImage) -> npt.NDArray[np.bool_] | None:
         """Return where the source file shows the scene, shape ``(h, w)``; None for everywhere."""
         if self.options.valid_region == "uniform_border":
-            return uniform_border(image, padding_color=self.options.padding_color)
+            return uniform_border(image.pixels, padding_color=self.options.padding_color)
         if self.options.valid_region == "mask_uri":
-            return read_valid_mask(self._valid_mask_uris[index], image_uri=self._uris[index], image_shape=image.shape)
+            shape = image.height, image.width
+            return read_valid_mask(self._valid_mask_uris[index], image_uri=self._uris[index], image_shape=shape)
         return None
 
 

@@ -7,6 +7,8 @@ Colour rules, the same for training and scoring:
 * float images must lie in 0..1; 32-bit integers must fit in 16 bits, as PGM and PNG readers deliver them;
 * CMYK becomes RGB by Pillow's plain formula, which knows Adobe's inverted kind; ICC profiles are not applied;
 * of several frames the first counts.
+
+A large JPEG may be decoded at a fraction of its size, by the rule of `feclip.data.source_image`, where one asks for it.
 """
 
 import hashlib
@@ -21,8 +23,9 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from feclip.data.image_errors import ImageError, ImageErrorKind
+from feclip.data.source_image import JpegRegion, SourceImage, scale_jpeg
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "decode_mask", "pixel_digest", "sha256"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "decode_mask", "decode_source", "pixel_digest", "sha256"]
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter of a GiB as RGB, where Pillow begins to warn of a bomb."""
@@ -48,7 +51,8 @@ _DAMAGE = (  # what Pillow's readers raise for a damaged file, apart from runnin
     zlib.error,
 )
 _Pixels = npt.NDArray[np.uint8]
-_T = TypeVar("_T", bound=np.generic)
+_Fit = Callable[[int, int], tuple[int, int]]
+_T = TypeVar("_T")
 
 
 def decode_image(data: bytes, *, uri: str) -> _Pixels:
@@ -64,7 +68,26 @@ def decode_image(data: bytes, *, uri: str) -> _Pixels:
     Raises:
         ImageError: If it is empty, no image, damaged, cut short, too large, or of unbounded pixel values.
     """
-    return _decoded(data, uri=uri, to_array=lambda image, _: _rgb(image, uri=uri))
+    return decode_source(data, uri=uri).pixels
+
+
+def decode_source(data: bytes, *, uri: str, fit: _Fit | None = None) -> SourceImage:
+    """Decode one image to RGB as a viewer shows it, a large JPEG perhaps at a reduced size.
+
+    Args:
+        data: The file's bytes.
+        uri: Where they came from, for messages.
+        fit: Tells from the image's height and width, upright, in pixels, the rows and columns that it will cover on
+            the model's input: then a JPEG is decoded no larger than the rule of `feclip.data.source_image` wants. None
+            decodes every image at its full size.
+
+    Returns:
+        The image and its geometry.
+
+    Raises:
+        ImageError: As for `decode_image`.
+    """
+    return _decoded(data, uri=uri, fit=fit, convert=lambda image, region: _source(image, region, uri=uri))
 
 
 def decode_mask(data: bytes, *, uri: str) -> npt.NDArray[np.bool_]:
@@ -84,7 +107,7 @@ def decode_mask(data: bytes, *, uri: str) -> npt.NDArray[np.bool_]:
     Raises:
         ImageError: As for `decode_image`.
     """
-    return _decoded(data, uri=uri, to_array=lambda image, kind: _mask(image, kind=kind, uri=uri))
+    return _decoded(data, uri=uri, fit=None, convert=lambda image, _: _mask(image, uri=uri))
 
 
 def pixel_digest(image: _Pixels | npt.NDArray[np.bool_]) -> str:
@@ -122,9 +145,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _decoded(
-    data: bytes, *, uri: str, to_array: Callable[[Image.Image, str | None], npt.NDArray[_T]]
-) -> npt.NDArray[_T]:
+def _decoded(data: bytes, *, uri: str, fit: _Fit | None, convert: Callable[[Image.Image, JpegRegion | None], _T]) -> _T:
     if not data:
         msg = f"Cannot decode {uri}: the file is empty."
         raise ImageError(msg, kind=ImageErrorKind.empty)
@@ -133,8 +154,10 @@ def _decoded(
             _check_size(image, uri=uri)
             if image.format == "PNG":
                 _check_png(data)
+            region = None if fit is None else scale_jpeg(image, fit=fit)
             image.load()
-            return to_array(ImageOps.exif_transpose(image), image.format)  # the upright copy forgets its format
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image takes a third of its decoding
+            return convert(image, region)
     except ImageError:
         raise
     except (*_DAMAGE, Image.DecompressionBombError) as error:
@@ -170,15 +193,15 @@ def _plain_reason(error: Exception) -> tuple[ImageErrorKind, str]:
     return ImageErrorKind.damaged, f"the file is damaged or of a kind that cannot be read ({detail})"
 
 
-def _rgb(image: Image.Image, *, uri: str) -> _Pixels:
+def _source(image: Image.Image, region: JpegRegion | None, *, uri: str) -> SourceImage:
     if _is_deep(image):
         grey = np.rint(_deep_values(image, uri=uri) * 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(_composited(image, background=_WHITE))
+        return SourceImage.of(np.repeat(grey[:, :, None], 3, axis=2))
+    return SourceImage.of(_composited(image, background=_WHITE), region=region)
 
 
-def _mask(image: Image.Image, *, kind: str | None, uri: str) -> npt.NDArray[np.bool_]:
-    lossy = kind in _LOSSY or "jpeg" in str(image.info.get("compression", ""))  # a TIFF can hold a JPEG
+def _mask(image: Image.Image, *, uri: str) -> npt.NDArray[np.bool_]:
+    lossy = image.format in _LOSSY or "jpeg" in str(image.info.get("compression", ""))  # a TIFF can hold a JPEG
     if _is_deep(image):
         values = _deep_values(image, uri=uri) * 255
     else:
@@ -192,7 +215,7 @@ def _mask(image: Image.Image, *, kind: str | None, uri: str) -> npt.NDArray[np.b
 
 def _composited(image: Image.Image, *, background: tuple[int, int, int, int]) -> Image.Image:
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, background), layer).convert("RGB")
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from feclip.data.source_image import SourceImage
 from feclip.errors import DataError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Letterbox:
     def valid_pixels(self) -> _Mask:
         """Return where the input shows the image, shape ``(S, S)``; false on padding."""
         valid = np.zeros((self.image_size, self.image_size), np.bool_)
-        valid[self._box()] = True
+        valid[self.content()] = True
         return valid
 
     def place(self, mask: _Mask) -> _Mask:
@@ -114,7 +115,7 @@ class Letterbox:
         assert mask.shape == (self.source_height, self.source_width)
         placed = np.zeros((self.image_size, self.image_size), np.bool_)
         shares = Image.fromarray(mask.astype(np.float32)).resize((self.width, self.height), Image.Resampling.BILINEAR)
-        placed[self._box()] = np.asarray(shares) > _THRESHOLD
+        placed[self.content()] = np.asarray(shares) > _THRESHOLD
         return placed
 
     def undo(self, values: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
@@ -127,10 +128,11 @@ class Letterbox:
             Shape ``(h, w)``, resized bilinearly.
         """
         assert values.shape == (self.image_size, self.image_size)
-        content = Image.fromarray(np.ascontiguousarray(values[self._box()], np.float32))
+        content = Image.fromarray(np.ascontiguousarray(values[self.content()], np.float32))
         return np.array(content.resize((self.source_width, self.source_height), Image.Resampling.BILINEAR))
 
-    def _box(self) -> tuple[slice, slice]:
+    def content(self) -> tuple[slice, slice]:
+        """Return rows and columns of the content on the input."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
@@ -163,11 +165,11 @@ def parse_padding_color(text: str) -> tuple[int, int, int]:
     raise DataError(msg)
 
 
-def letterbox(image: _Pixels, *, image_size: int, padding_color: str) -> tuple[_Pixels, Letterbox]:
+def letterbox(image: _Pixels | SourceImage, *, image_size: int, padding_color: str) -> tuple[_Pixels, Letterbox]:
     """Resize an image, keeping its aspect ratio, so that it fits a square; pad the rest evenly on both sides.
 
     Args:
-        image: Shape ``(h, w, 3)``.
+        image: A decoded image, or pixels of shape ``(h, w, 3)``.
         image_size: Side S, pixels; small images are enlarged.
         padding_color: As `parse_padding_color` reads it.
 
@@ -177,25 +179,27 @@ def letterbox(image: _Pixels, *, image_size: int, padding_color: str) -> tuple[_
     Raises:
         DataError: If the padding colour cannot be read.
     """
-    record = Letterbox.fitted(*image.shape[:2], image_size=image_size)
+    source = _source(image)
+    record = Letterbox.fitted(source.height, source.width, image_size=image_size)
     canvas = np.empty((image_size, image_size, 3), np.uint8)
     canvas[:] = parse_padding_color(padding_color)
-    canvas[record.valid_pixels()] = _resized(image, height=record.height, width=record.width).reshape(-1, 3)
+    canvas[record.content()] = source.resized(record.height, record.width)
     return canvas, record
 
 
-def squash(image: _Pixels, *, image_size: int) -> tuple[_Pixels, Letterbox]:
+def squash(image: _Pixels | SourceImage, *, image_size: int) -> tuple[_Pixels, Letterbox]:
     """Resize an image to the square whatever its aspect ratio, as the peers' protocol does; nothing is padding.
 
     Args:
-        image: Shape ``(h, w, 3)``.
+        image: A decoded image, or pixels of shape ``(h, w, 3)``.
         image_size: Side S, pixels.
 
     Returns:
         Pixels of shape ``(S, S, 3)``, uint8, and the record that undoes it.
     """
-    record = Letterbox.squashed(*image.shape[:2], image_size=image_size)
-    return _resized(image, height=image_size, width=image_size), record
+    source = _source(image)
+    record = Letterbox.squashed(source.height, source.width, image_size=image_size)
+    return source.resized(image_size, image_size), record
 
 
 def uniform_border(image: _Pixels, *, padding_color: str = "white", tolerance: int = BORDER_TOLERANCE) -> _Mask:
@@ -250,8 +254,8 @@ def valid_tokens(valid_pixels: "torch.Tensor", *, patch_size: int) -> "torch.Ten
     return whole.reshape(batch, rows, patch_size, columns, patch_size).any(dim=4).any(dim=2)
 
 
-def _resized(image: _Pixels, *, height: int, width: int) -> _Pixels:
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+def _source(image: _Pixels | SourceImage) -> SourceImage:
+    return image if isinstance(image, SourceImage) else SourceImage.of(image)
 
 
 def _opposite_borders(uniform: _Mask) -> tuple[int, int]:

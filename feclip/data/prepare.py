@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from feclip.data.decode import decode_image, decode_mask
+from feclip.data.decode import decode_mask, decode_source
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border
+from feclip.data.source_image import SourceImage
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 from feclip.errors import DataError
 
@@ -22,6 +23,7 @@ __all__ = ["InputOptions", "PreparedImage", "prepare_image"]
 
 _RESIZES = ("letterbox", "squash")
 _VALID_REGIONS = ("letterbox", "uniform_border", "mask_uri")
+_JPEG_DECODINGS = ("full", "scaled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +43,46 @@ class InputOptions:
     valid_region: str = "letterbox"
     """``letterbox``: only our own padding is invalid; ``uniform_border``: also a border of the padding colour that the
     image brings; ``mask_uri``: also what a file beside the image excludes."""
+    jpeg_decoding: str = "full"
+    """``full`` decodes every pixel; ``scaled`` decodes a JPEG at 1/2, 1/4 or 1/8 of its sides as long as twice the
+    pixels that it covers on the input are left, by the rule of `feclip.data.source_image`."""
 
     def __post_init__(self) -> None:
         parse_padding_color(self.padding_color)
-        for name, known in (("resize", _RESIZES), ("valid_region", _VALID_REGIONS)):
+        choices = (("resize", _RESIZES), ("valid_region", _VALID_REGIONS), ("jpeg_decoding", _JPEG_DECODINGS))
+        for name, known in choices:
             if getattr(self, name) not in known:
                 msg = f"data.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}."
                 raise DataError(msg)
+        if self.jpeg_decoding == "scaled" and self.valid_region == "uniform_border":
+            msg = "data.valid_region=uniform_border looks for the border on all pixels: take data.jpeg_decoding=full."
+            raise DataError(msg)
         if self.image_size < 1:
             msg = f"image_size must be at least 1 pixel, got {self.image_size}."
             raise DataError(msg)
 
-    def place(self, image: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint8], Letterbox]:
+    def decode(self, data: bytes, *, uri: str) -> SourceImage:
+        """Decode one image as `place` wants it.
+
+        Args:
+            data: The file's bytes.
+            uri: Where they came from, for messages.
+
+        Raises:
+            ImageError: If it cannot be decoded.
+        """
+
+        def fit(height: int, width: int) -> tuple[int, int]:
+            record = self.geometry(height, width)
+            return record.height, record.width
+
+        return decode_source(data, uri=uri, fit=fit if self.jpeg_decoding == "scaled" else None)
+
+    def place(self, image: npt.NDArray[np.uint8] | SourceImage) -> tuple[npt.NDArray[np.uint8], Letterbox]:
         """Bring a decoded image to the model's input.
 
         Args:
-            image: Shape ``(h, w, 3)``, RGB.
+            image: What `decode` returned, or RGB pixels of shape ``(h, w, 3)``.
 
         Returns:
             Pixels, shape ``(S, S, 3)``, and where on them the image lies.
@@ -120,18 +146,19 @@ def prepare_image(
     Raises:
         ImageError: If the image or its mask cannot be decoded, or the mask does not fit.
     """
-    image = decode_image(data, uri=uri)
-    pixels, record = options.place(image)
+    source = options.decode(data, uri=uri)
+    pixels, record = options.place(source)
     valid = record.valid_pixels()
     if options.valid_region == "uniform_border":
-        valid = record.place(uniform_border(image, padding_color=options.padding_color))
+        valid = record.place(uniform_border(source.pixels, padding_color=options.padding_color))
     elif options.valid_region == "mask_uri":
-        valid = record.place(_decode_valid_mask(valid_mask, uri=valid_mask_uri, image_uri=uri, shape=image.shape[:2]))
+        shape = source.height, source.width
+        valid = record.place(_decode_valid_mask(valid_mask, uri=valid_mask_uri, image_uri=uri, shape=shape))
     if not valid.any():
         msg = f"Cannot use {uri}: of its valid region not one pixel is left at {options.image_size} pixels."
         raise ImageError(msg, kind=ImageErrorKind.unfit_mask)
     box, bits = pack_valid_pixels(valid)
-    return PreparedImage(pixels=pixels, width=image.shape[1], height=image.shape[0], valid_box=box, valid_mask=bits)
+    return PreparedImage(pixels=pixels, width=source.width, height=source.height, valid_box=box, valid_mask=bits)
 
 
 def _decode_valid_mask(
