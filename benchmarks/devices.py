@@ -1,4 +1,4 @@
-"""What the rows of the model share: models with random weights, names of devices, and records of GPU rows without a GPU."""
+"""What the rows of the model share: models with random weights, and records of GPU rows where no GPU is."""
 
 import dataclasses
 from dataclasses import dataclass
