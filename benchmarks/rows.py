@@ -22,7 +22,7 @@ class Row:
     """A row that is wanted, whether it was measured or not."""
 
     names: tuple[str, ...]
-    """Its records in ``benchmarks/results/``; one that ends on ``*`` names all that begin so."""
+    """Its records in ``benchmarks/results/``, one for each device or variant."""
     what: str
     rival: str
     wanted: str
@@ -101,12 +101,6 @@ ROWS = (
         rival="-",
         wanted="table with the bottleneck of each row",
     ),
-    Row(
-        names=("decoding*",),
-        what="decoding JPEG and PNG at 1, 4 and 12 megapixels",
-        rival="Pillow, whole size",
-        wanted="chosen by numbers",
-    ),
 )
 
 INTRODUCTION = """# Benchmarks
@@ -132,16 +126,17 @@ def render(records: Mapping[str, Mapping[str, Any]], rows: Sequence[Row] = ROWS)
         rows: What is wanted, in order. A record that none of them names follows at the end.
 
     Returns:
-        Markdown. Each record is named; a row without any is marked as not measured.
+        Markdown. Each record is named; one that is wanted and absent is marked as not measured.
     """
     head = ["row", "what", "rival", "wanted", "ratio", "ours", "rival's", "reached", "machine"]
     machines: list[str] = []
     lines, left = [], dict(records)
     for row in rows:
-        found = _take(left, row.names)
-        if not found:
-            lines.append(_cells(row.names[0], row.what, row.rival, row.wanted, NOT_MEASURED, "", "", "", ""))
-        lines += [_line(name, record, machines) for name, record in found.items()]
+        for name in row.names:
+            if name in left:
+                lines.append(_line(name, left.pop(name), machines))
+            else:
+                lines.append(_cells(name, row.what, row.rival, row.wanted, NOT_MEASURED, "", "", "", ""))
     lines += [_line(name, record, machines) for name, record in sorted(left.items())]
     facts = [line for name in sorted(records) for line in _facts(name, records[name])]
     parts = [
@@ -162,17 +157,6 @@ def main() -> None:
     """Write the page from the records that are there."""
     README.write_text(render(read_records()), encoding="utf-8")
     sys.stdout.write(f"{README.name} written\n")
-
-
-def _take(records: dict[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
-    """Remove the records of one row and return them in the order of its names."""
-    chosen = [
-        stem
-        for name in names
-        for stem in sorted(records)
-        if stem == name or (name.endswith("*") and stem.startswith(name[:-1]))
-    ]
-    return {stem: records.pop(stem) for stem in dict.fromkeys(chosen)}
 
 
 def _line(name: str, record: Mapping[str, Any], machines: list[str]) -> str:
