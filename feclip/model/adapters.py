@@ -126,7 +126,9 @@ class LFSAdapter(nn.Module):
         self.width = width
         self.window_size = window_size
         self.statistic = statistic
-        self.conv = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
+        # Tokens come channels last; weights that do not are converted in each pass, and their gradients back.
+        convolution = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
+        self.conv = convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as torch documents
         self.register_buffer("filters", self._build_filters().to(torch.float32), persistent=False)
 
     def _build_filters(self) -> torch.Tensor:

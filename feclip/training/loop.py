@@ -241,7 +241,7 @@ def _restore(
             raise RunError(msg)
         if state.epoch:
             adam.state[parameter] = {
-                field: value.clone() if field == "step" else value.to(device, copy=True)
+                field: value.clone() if field == "step" else torch.empty_like(parameter).copy_(value)
                 for field, value in fields.items()
                 if value is not None
             }

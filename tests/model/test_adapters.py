@@ -1,5 +1,6 @@
 """Adapters against a plain reading of the paper, valid masks, and the fusion."""
 
+import copy
 import itertools
 import math
 
@@ -180,6 +181,14 @@ def test_casting_rebuilds_the_fixed_parts_exactly() -> None:
     torch.testing.assert_close(ffe.basis, reference_basis(3), rtol=0, atol=1e-15)
     assert lfs.filters.dtype == torch.float64
     torch.testing.assert_close(lfs.filters, LFSAdapter(WIDTH, 3, statistic="power").double().filters, rtol=0, atol=0)
+
+
+def test_weights_of_the_convolution_lie_channels_last_like_the_tokens() -> None:
+    adapter, other = LFSAdapter(WIDTH, 3), LFSAdapter(WIDTH, 3)
+    adapter.load_state_dict({name: value.contiguous() for name, value in other.state_dict().items()})
+    for module in (adapter, copy.deepcopy(adapter), adapter.double()):
+        assert module.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(adapter.conv.weight, other.conv.weight.double())
 
 
 def test_fixed_parts_are_not_saved() -> None:

@@ -1,0 +1,113 @@
+"""The page of the benchmarks says what the records say, and the literal rivals compute what feclip computes."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from feclip.model import FeClipModel, FFEAdapter, FrequencyTap, LFSAdapter
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CLOSE = 1e-5  # of the largest value
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _benchmarks_on_the_path() -> Iterator[None]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def rows() -> ModuleType:
+    return importlib.import_module("rows")
+
+
+@pytest.fixture
+def guide() -> ModuleType:
+    return importlib.import_module("guide")
+
+
+def lines_of(page: str, name: str) -> list[str]:
+    return [line for line in page.splitlines() if line.startswith(f"| {name} |")]
+
+
+def largest_difference(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got - expected).abs().max() / expected.abs().max())
+
+
+def test_the_page_on_disk_is_what_the_records_render(rows: ModuleType) -> None:
+    assert rows.README.read_text(encoding="utf-8") == rows.render(rows.read_records())
+
+
+def test_the_page_names_every_record_once(rows: ModuleType) -> None:
+    records = rows.read_records()
+    assert records
+    page = rows.render(records)
+    assert all(len(lines_of(page, name)) == 1 for name in records)
+    for name, record in records.items():
+        assert record["row"] == name
+        assert ("not measured" in lines_of(page, name)[0]) == (record["ratio"] is None)
+
+
+def test_rows_without_a_record_are_marked_as_not_measured(rows: ModuleType) -> None:
+    page = rows.render({})
+    for row in rows.ROWS:
+        for name in row.names:
+            (line,) = lines_of(page, name)
+            assert "not measured" in line
+            assert row.wanted in line
+
+
+def test_a_record_that_no_row_names_is_shown_too(rows: ModuleType) -> None:
+    record = rows.read_records()["lfs_statistic"]
+    page = rows.render({"lfs_statistic": record, "of_another_kind": record | {"row": "of_another_kind"}})
+    assert "not measured" not in lines_of(page, "lfs_statistic")[0]
+    assert page.index("| lfs_statistic |") < page.index("| scale |") < page.index("| of_another_kind |")
+
+
+def test_a_record_without_a_gpu_holds_no_number(rows: ModuleType) -> None:
+    for name, record in rows.read_records().items():
+        if record["ratio"] is None:
+            assert record["ours"] is record["theirs"] is record["met"] is None, name
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("grid", [(6, 6), (5, 7)], ids=str)
+def test_the_literal_adapters_agree_with_ours(guide: ModuleType, grid: tuple[int, int], window: int) -> None:
+    torch.manual_seed(0)
+    ffe, lfs = FFEAdapter(16, window), LFSAdapter(16, window)
+    tap = FrequencyTap(ffe, lfs, fusion_weight=0.3)
+    tokens = torch.randn(2, *grid, 16)
+    with torch.no_grad():
+        literal_lfs = guide.GuideLFS(lfs)
+        assert largest_difference(literal_lfs.local_statistics(tokens), lfs.local_statistics(tokens)) < CLOSE
+        assert largest_difference(literal_lfs(tokens), lfs(tokens)) < CLOSE
+        assert largest_difference(guide.GuideFFE(ffe)(tokens), ffe(tokens)) < CLOSE
+        assert largest_difference(guide.GuideTap(tap)(tokens), tap(tokens)) < CLOSE
+
+
+def test_the_literal_adapters_have_the_same_gradients(guide: ModuleType) -> None:
+    torch.manual_seed(0)
+    tap = FrequencyTap(FFEAdapter(16, 3), LFSAdapter(16, 3), fusion_weight=0.3)
+    tokens = torch.randn(2, 5, 7, 16, requires_grad=True)
+    wanted = [tokens, *tap.parameters()]
+    found = [torch.autograd.grad(module(tokens).square().sum(), wanted) for module in (tap, guide.GuideTap(tap))]
+    assert max(largest_difference(ours, theirs) for ours, theirs in zip(*found, strict=True)) < CLOSE
+
+
+def test_the_literal_model_agrees_with_ours_and_leaves_no_hook(guide: ModuleType) -> None:
+    torch.manual_seed(0)
+    model = FeClipModel.from_pretrained("ViT-S-32-alt", pretrained="none", image_size=96, num_taps=3)
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        before = model(images)
+        literal = guide.GuideModel(model)(images)
+        after = model(images)
+    for field in ("class_logits", "token_logits", "class_embeddings"):
+        assert largest_difference(getattr(literal, field), getattr(before, field)) < CLOSE
+        assert torch.equal(getattr(before, field), getattr(after, field))
