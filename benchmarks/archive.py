@@ -25,7 +25,7 @@ from feclip.bundle import read_bundle
 from feclip.config import ListingConfig, Names
 from feclip.data import GuardedDecoder, fetch_and_decode, list_files, unpack_valid_pixels
 from feclip.demo import FAMILIES, write_archive
-from feclip.scoring import Scorer, input_options
+from feclip.scoring import Scorer
 
 REPOSITORY = Path(__file__).parents[1]
 NUM_PICTURES = 400  # distinct ones; the archive links to them again and again
@@ -135,7 +135,7 @@ def _plain_loop(bundle_uri: str, archive: Path) -> tuple[float, dict[str, float]
     torch.set_num_threads(1)
     scorer = Scorer(bundle)
     uris = [str(path) for path in sorted(archive.rglob("*.jpg"))[:PLAIN_IMAGES]]
-    with GuardedDecoder(input_options(bundle)) as decoder:
+    with GuardedDecoder(bundle.input_options) as decoder:
         _score_all(uris[:BATCH], scorer=scorer, decoder=decoder)
         start = time.perf_counter()
         decoding = _score_all(uris, scorer=scorer, decoder=decoder)

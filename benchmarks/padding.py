@@ -14,7 +14,7 @@ from jsonargparse import auto_cli
 from feclip.bundle import read_bundle
 from feclip.config import PaddingMode
 from feclip.data import GuardedDecoder, InputOptions, fetch_and_decode
-from feclip.scoring import Scorer, Scores, input_options
+from feclip.scoring import Scorer, Scores
 
 COLORS = ("white", "black", "mean", "230,20,20")
 STATISTICS = ("image_logit", "map_max", "map_topk_mean")
@@ -32,7 +32,7 @@ def padding(*, bundle: str, folder: Path, num_images: int = 100) -> None:
         num_images: Images to score, the first ones by name.
     """
     found = read_bundle(bundle)
-    options = input_options(found)
+    options = found.input_options
     uris = [str(path) for path in sorted(folder.rglob("*.*")) if path.is_file()]
     sys.stdout.write("| padding | statistic | largest spread | median spread | deviation over images |\n")
     sys.stdout.write("|---|---|---|---|---|\n")

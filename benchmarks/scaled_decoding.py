@@ -26,7 +26,7 @@ from feclip.bundle import Bundle, read_bundle, write_bundle
 from feclip.config import DEMO_BACKBONE, FinetuneConfig, Indices, ModelConfig, OptimConfig
 from feclip.data import PreparedImage, prepare_image
 from feclip.demo import DEFECT_TYPES
-from feclip.scoring import Scorer, Scores, input_options
+from feclip.scoring import Scorer, Scores
 
 STATISTICS = ("image_logit", "map_max", "map_topk_mean")
 DECODINGS = ("full", "scaled")
@@ -85,7 +85,7 @@ def _scored(bundle: Bundle, scorer: Scorer, *, megapixels: int, pictures: int) -
         image = picture(number, megapixels=megapixels, defect_type=defect)
         Image.fromarray(image).save(sink, "JPEG", quality=JPEG_QUALITY)
         for decoding, kept in prepared.items():
-            options = dataclasses.replace(input_options(bundle), jpeg_decoding=decoding)
+            options = dataclasses.replace(bundle.input_options, jpeg_decoding=decoding)
             kept.append(prepare_image(sink.getvalue(), uri=f"picture {number}", options=options))
     full, scaled = (
         scorer.score(np.stack([image.pixels for image in kept]), np.stack([image.valid_pixels() for image in kept]))

@@ -16,22 +16,23 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 
 from feclip import __version__
-from feclip.building import build_model
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
-from feclip.data import THUMBNAIL_BYTES, exists, join_uri, read_bytes, write_bytes
+from feclip.data import THUMBNAIL_BYTES, InputOptions, exists, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
-from feclip.model import FeClipModel, build_prompts, tensor_digest
+
+if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
+    import torch
+
+    from feclip.model import FeClipModel
 
 __all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
 
@@ -94,7 +95,7 @@ class Bundle:
     """Digest of everything that changes a score."""
     backbone_digest: str
     """Digest of the backbone's weights."""
-    adapters: dict[str, torch.Tensor]
+    adapters: dict[str, "torch.Tensor"]
     """Trained tensors by parameter name."""
     images: pa.Table
     """Images that trained, selected or calibrated it; `IMAGE_COLUMNS` and further ones."""
@@ -106,6 +107,12 @@ class Bundle:
     """Thresholds and normalisation; None until calibrated."""
     trained_image_size: int | None = None
     """Side that the backbone's digest was taken at, where ``model`` has another by `with_input`; else None."""
+
+    @property
+    def input_options(self) -> InputOptions:
+        """How its images become inputs, for a `GuardedDecoder`."""
+        assert self.model.image_size is not None  # settled when the config was made
+        return InputOptions(image_size=self.model.image_size, **self.input)
 
     def with_input(self, override: InputOverride) -> "Bundle":
         """Return the bundle as another model: the same tensors, on images that are brought to it in another way.
@@ -126,7 +133,7 @@ class Bundle:
             trained_image_size=self.trained_image_size or self.model.image_size,
         )
 
-    def build(self, *, pretrained: str | None = None) -> FeClipModel:
+    def build(self, *, pretrained: str | None = None) -> "FeClipModel":
         """Load the backbone and put the trained tensors on it.
 
         The backbone's digest covers its positional embedding as it is at the size of training. At another size the
@@ -139,6 +146,8 @@ class Bundle:
             BundleError: If the backbone's digest or a tensor does not fit.
             ConfigError: If the backbone's weights cannot be had.
         """
+        from feclip.building import build_model  # noqa: PLC0415 - see docs/adr/0020
+
         config = self.model if pretrained is None else dataclasses.replace(self.model, pretrained=pretrained)
         trained_at = self.trained_image_size or config.image_size
         model = build_model(dataclasses.replace(config, image_size=trained_at), seed=0)
@@ -165,7 +174,7 @@ class Bundle:
 
 
 def write_bundle(
-    uri: str, *, model: FeClipModel, config: FinetuneConfig, images: pa.Table, metrics: list[dict[str, float]]
+    uri: str, *, model: "FeClipModel", config: FinetuneConfig, images: pa.Table, metrics: list[dict[str, float]]
 ) -> str:
     """Write a bundle and return its ``model_id``.
 
@@ -181,6 +190,10 @@ def write_bundle(
     Raises:
         StorageError: If a file cannot be written.
     """
+    from safetensors.torch import save  # noqa: PLC0415 - see docs/adr/0020
+
+    from feclip.model import build_prompts  # noqa: PLC0415 - see docs/adr/0020
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
     sink = pa.BufferOutputStream()
     pq.write_table(_with_image_columns(images), sink)
@@ -259,6 +272,8 @@ def read_bundle(uri: str) -> Bundle:
             config.json names.
         StorageError: If the storage cannot be read.
     """
+    from safetensors.torch import load  # noqa: PLC0415 - see docs/adr/0020
+
     where = join_uri(uri, CONFIG_FILE)
     if not exists(where):
         msg = f"{uri} holds no bundle: {CONFIG_FILE} is missing there."
@@ -299,8 +314,10 @@ def read_bundle(uri: str) -> Bundle:
     )
 
 
-def _trunk_digest(model: FeClipModel) -> str:
+def _trunk_digest(model: "FeClipModel") -> str:
     """Return the digest of a backbone without what depends on the size of its input."""
+    from feclip.model import tensor_digest  # noqa: PLC0415 - see docs/adr/0020
+
     state = {name: tensor for name, tensor in model.visual.state_dict().items() if name != POSITIONAL_EMBEDDING}
     return tensor_digest(state | {"text_embeddings": model.text_embeddings})
 
@@ -331,8 +348,10 @@ def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibrati
     return calibration
 
 
-def _model_id(record: Mapping[str, Any], adapters: Mapping[str, torch.Tensor]) -> str:
+def _model_id(record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"]) -> str:
     """Return the digest of everything in a bundle that changes a score."""
+    from feclip.model import tensor_digest  # noqa: PLC0415 - see docs/adr/0020
+
     fields = {key: value for key, value in record["model"].items() if key not in UNSCORED_MODEL_FIELDS}
     identity = {
         "adapters": tensor_digest(adapters),

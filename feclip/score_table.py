@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from feclip.data import unpack_valid_pixels
 from feclip.errors import RunError
-from feclip.model import map_statistics
 
 __all__ = [
     "SCORE_SCHEMA",
@@ -167,6 +165,10 @@ def recompute_statistics(
     Raises:
         ValueError: If an option is out of range.
     """
+    import torch  # noqa: PLC0415 - see docs/adr/0020
+
+    from feclip.model import map_statistics  # noqa: PLC0415 - see docs/adr/0020
+
     columns: dict[str, list[float | None]] = {"map_max": [], "map_topk_mean": []}
     for start in range(0, len(table), _BATCH_SIZE):
         part = table.slice(start, _BATCH_SIZE)

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import torch
 
 from feclip.bundle import Bundle
-from feclip.data import InputOptions, valid_tokens
+from feclip.data import valid_tokens
 from feclip.errors import BundleError, ConfigError, RunError
 from feclip.model import MapStatistics, autocast, map_statistics, num_top_pixels
 from feclip.score_table import pack_token_map
 
-__all__ = ["BATCH_SIZE", "Scorer", "Scores", "input_options"]
+__all__ = ["BATCH_SIZE", "Scorer", "Scores"]
 
 BATCH_SIZE = 16
 """Images in one forward pass."""
@@ -175,9 +175,3 @@ class Scorer:
         except ValueError as error:
             msg = f"score.{error}"
             raise ConfigError(msg) from error
-
-
-def input_options(bundle: Bundle) -> InputOptions:
-    """Return how the images of a bundle become inputs, for a `GuardedDecoder`."""
-    assert bundle.model.image_size is not None  # settled when the config was made
-    return InputOptions(image_size=bundle.model.image_size, **bundle.input)

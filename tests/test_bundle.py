@@ -18,7 +18,6 @@ from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundl
 from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig
 from feclip.errors import BundleError
 from feclip.model import FeClipModel
-from feclip.scoring import input_options
 
 MODEL = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="screw")
 IMAGES = pa.table({"uri": ["/a.png"], "role": ["trained"], "split": ["train"], "sha256": ["0" * 64]})
@@ -112,7 +111,7 @@ def test_another_decoding_is_another_model(model: FeClipModel, written: Path, tm
     )
     write_bundle(str(tmp_path), model=model, config=config, images=IMAGES, metrics=METRICS)
     full, scaled = read_bundle(str(written)), read_bundle(str(tmp_path))
-    assert input_options(scaled).jpeg_decoding == "scaled"
+    assert scaled.input_options.jpeg_decoding == "scaled"
     assert scaled.model_id != full.model_id
     kept = scaled.with_input(InputOverride(image_size=96, resize="squash"))
     assert kept.input["jpeg_decoding"] == "scaled"

@@ -32,7 +32,7 @@ from feclip.score_table import (
     unpack_token_maps,
     unpack_valid_regions,
 )
-from feclip.scoring import Scorer, Scores, input_options
+from feclip.scoring import Scorer, Scores
 
 SIZE = 64
 MODEL = ModelConfig(
@@ -313,7 +313,7 @@ def test_what_cannot_be_scored_is_refused(bundle: Bundle, tmp_path: Path) -> Non
 
 
 def test_a_bundle_says_how_its_images_become_inputs(bundle: Bundle) -> None:
-    assert input_options(bundle) == InputOptions(image_size=SIZE)
+    assert bundle.input_options == InputOptions(image_size=SIZE)
 
 
 def error_row(row_id: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,9 @@ from feclip.data import (
 )
 from feclip.errors import RunError
 from feclip.score_table import SCORE_SCHEMA, build_score_table
-from feclip.scoring import Scorer
+
+if TYPE_CHECKING:  # listing and decoding do without torch: docs/adr/0020
+    from feclip.scoring import Scorer
 
 __all__ = [
     "FetchedSlice",
@@ -137,7 +139,7 @@ def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: i
     return FetchedSlice(index=index, rows=rows, pixels=pixels)
 
 
-def score_slice(run: Run, fetched: FetchedSlice, *, scorer: Scorer) -> pa.Table:
+def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Table:
     """Score a fetched slice.
 
     Returns:

@@ -53,7 +53,6 @@ from feclip.evaluation import (
     select_images,
 )
 from feclip.metrics import PixelCounts
-from feclip.scoring import input_options
 
 __all__ = ["evaluate"]
 
@@ -246,7 +245,7 @@ def _judged(run: Run, bundle: Bundle, *, config: EvaluateConfig, num_known: int,
     calibration_id = None if bundle.calibration is None else bundle.calibration.calibration_id
     parts = mapped(_image_rows, run, range(run.num_slices), calibration_id=calibration_id)
     images = pa.concat_tables(list(parts))
-    results = _judged_categories(run, images, options=input_options(bundle), config=config)
+    results = _judged_categories(run, images, options=bundle.input_options, config=config)
     return Judgement(
         bundle=bundle.uri,
         model_id=bundle.model_id,

@@ -47,7 +47,6 @@ from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import ScoreConfig, ScoringConfig
 from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, join_uri
 from feclip.errors import DataError, FeclipError, RunError, StorageError
-from feclip.scoring import Scorer, input_options
 
 __all__ = ["score"]
 
@@ -186,7 +185,7 @@ def _scored(
         _fetch,
         fn_kwargs={
             "run": run,
-            "options": input_options(bundle),
+            "options": bundle.input_options,
             "num_readers": config.num_readers,
         },
         num_cpus=DECODE_CPUS,
@@ -245,6 +244,8 @@ class _ScoringActor:
         config: ScoringConfig,
         calibration: Calibration | None,
     ) -> None:
+        from feclip.scoring import Scorer  # noqa: PLC0415 - see docs/adr/0020
+
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
         self._calibration = calibration

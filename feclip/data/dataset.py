@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
-from torch.utils.data import Dataset
 
 from feclip.data.decode import decode_mask
 from feclip.data.letterbox import uniform_border
@@ -21,6 +20,9 @@ from feclip.data.prepare import InputOptions
 from feclip.data.source_image import SourceImage
 from feclip.data.storage import read_bytes
 from feclip.errors import DataError
+
+if TYPE_CHECKING:
+    import torch  # processes that list, decode or look do without: it is large and slow to load (docs/adr/0020)
 
 __all__ = ["Batch", "LabelledImages", "Sample", "collate", "prefetched_batches", "read_image_mask", "read_valid_mask"]
 
@@ -32,13 +34,13 @@ BATCHES_AHEAD = 2
 class Sample:
     """One image on the model's input."""
 
-    image: torch.Tensor
+    image: "torch.Tensor"
     """Shape ``(3, S, S)``, uint8, RGB."""
-    valid_pixels: torch.Tensor
+    valid_pixels: "torch.Tensor"
     """Shape ``(S, S)``, bool; false on padding."""
     label: int
     """gt label: 0 normal, 1 anomalous."""
-    gt_mask: torch.Tensor
+    gt_mask: "torch.Tensor"
     """Shape ``(S, S)``, bool, true where anomalous; all false where nothing is, or nothing is known."""
     has_mask: bool
     """Whether the gt mask is known; the mask of a normal image can be known to be empty."""
@@ -50,20 +52,20 @@ class Sample:
 class Batch:
     """Samples stacked."""
 
-    images: torch.Tensor
+    images: "torch.Tensor"
     """Shape ``(B, 3, S, S)``, uint8, RGB."""
-    valid_pixels: torch.Tensor
+    valid_pixels: "torch.Tensor"
     """Shape ``(B, S, S)``, bool."""
-    labels: torch.Tensor
+    labels: "torch.Tensor"
     """gt labels of shape ``(B,)``, float32."""
-    gt_masks: torch.Tensor
+    gt_masks: "torch.Tensor"
     """Shape ``(B, S, S)``, bool."""
-    has_mask: torch.Tensor
+    has_mask: "torch.Tensor"
     """Shape ``(B,)``, bool."""
-    index: torch.Tensor
+    index: "torch.Tensor"
     """Rows of the table, shape ``(B,)``, int64, zero-based."""
 
-    def to(self, device: torch.device | str) -> "Batch":
+    def to(self, device: "torch.device | str") -> "Batch":
         """Return the batch on a device.
 
         Args:
@@ -79,7 +81,7 @@ class Batch:
         )
 
 
-class LabelledImages(Dataset[Sample]):
+class LabelledImages:
     """The images of a manifest, or of a part of one, each read and decoded when it is asked for.
 
     Args:
@@ -109,6 +111,8 @@ class LabelledImages(Dataset[Sample]):
         valid_region: str,
         jpeg_decoding: str = "full",
     ) -> None:
+        import torch  # noqa: PLC0415 - see docs/adr/0020
+
         self.options = InputOptions(
             image_size=image_size,
             resize=resize,
@@ -144,6 +148,8 @@ class LabelledImages(Dataset[Sample]):
             DataError: If a file cannot be decoded, or a mask does not fit its image.
             StorageError: If a file cannot be read.
         """
+        import torch  # noqa: PLC0415 - see docs/adr/0020
+
         uri = self._uris[index]
         image = self.options.decode(read_bytes(uri), uri=uri)
         shape = image.height, image.width
@@ -238,6 +244,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     Returns:
         The batch, in the order of the samples.
     """
+    import torch  # noqa: PLC0415 - see docs/adr/0020
+
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
         valid_pixels=torch.stack([sample.valid_pixels for sample in samples]),
@@ -249,7 +257,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def prefetched_batches(
-    dataset: Dataset[Sample], index_batches: Iterable[Sequence[int]], *, num_threads: int
+    dataset: LabelledImages, index_batches: Iterable[Sequence[int]], *, num_threads: int
 ) -> Iterator[Batch]:
     """Iterate over batches that threads decode ahead of the consumer.
 

@@ -135,8 +135,8 @@ def _axis(dimension: Dimension, values: Sequence[Any]) -> dict[str, Any]:
     low, high = (float(value) for value in dimension.values)
     if dimension.kind is Kind.int:
         steps = max(1, math.ceil((high - low) / TICKS_OF_INTEGERS))
-        ticks = list(range(int(low), int(high) + 1, steps))
-        return {"label": label, "values": list(values), "range": [low, high], "tickvals": ticks, "tickformat": "d"}
+        whole = list(range(int(low), int(high) + 1, steps))
+        return {"label": label, "values": list(values), "range": [low, high], "tickvals": whole, "tickformat": "d"}
     if dimension.kind is Kind.uniform:
         return {"label": label, "values": list(values), "range": [low, high]}
     ends = (math.log10(low), math.log10(high))

@@ -58,7 +58,7 @@ from feclip.data import (
 from feclip.data import fetch as fetch_module
 from feclip.errors import DataError, RunError, StorageError
 from feclip.score_table import SCORE_SCHEMA, recompute_statistics, unpack_token_maps
-from feclip.scoring import Scorer, input_options
+from feclip.scoring import Scorer
 
 SIZE = 112
 OPTIONS = {"topk_fraction": 0.05, "smoothing_sigma": 1.5}  # not the defaults
@@ -92,7 +92,7 @@ def scorer(bundle: Bundle) -> Scorer:
 
 @pytest.fixture(scope="module")
 def decoder(bundle: Bundle) -> Iterator[GuardedDecoder]:
-    with GuardedDecoder(input_options(bundle)) as decoder:
+    with GuardedDecoder(bundle.input_options) as decoder:
         yield decoder
 
 
@@ -194,7 +194,7 @@ def plainly(archive: Source, scorer: Scorer, bundle: Bundle) -> dict[str, dict[s
     """Score the good images by a loop in this process; nothing is listed, divided, packed or written."""
     expected = {}
     for name, data in GOOD.items():
-        image = prepare_image(data, uri=name, options=input_options(bundle))
+        image = prepare_image(data, uri=name, options=bundle.input_options)
         (row,) = scorer.score(image.pixels[None], image.valid_pixels()[None]).rows()
         source = {"sha256": sha256(data), "width": image.width, "height": image.height, "size": len(data)}
         region = {"valid_box": list(image.valid_box), "valid_mask": image.valid_mask, "line": name[5]}
@@ -399,7 +399,7 @@ def test_masks_of_a_manifest_reach_the_score_table(tmp_path: Path, bundle: Bundl
     write_bytes(f"{tmp_path}/m.csv", b"path,valid_mask_path\n0.png,mask.png\n1.png,\n2.png,none.png\n")
     source = Source(archive=None, manifest=f"{tmp_path}/m.csv")
     run = frozen(source, f"{tmp_path}/out", model_id=scorer.model_id)
-    options = dataclasses.replace(input_options(bundle), valid_region="mask_uri")
+    options = dataclasses.replace(bundle.input_options, valid_region="mask_uri")
     with GuardedDecoder(options) as decoder:
         publish_all(run, decoder=decoder, scorer=scorer)
     stored = read_scores(run, 0)

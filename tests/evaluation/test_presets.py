@@ -19,7 +19,7 @@ from feclip.data import InputOptions
 from feclip.errors import ConfigError
 from feclip.evaluation import PRESETS, override_of, preset_bundle, preset_scoring
 from feclip.model import pixel_maps
-from feclip.scoring import Scorer, input_options
+from feclip.scoring import Scorer
 
 RNG = np.random.default_rng(2)
 COMMUNITY = PRESETS["community-518"]
@@ -100,7 +100,7 @@ def test_community_518_from_image_to_statistics_on_a_patch_of_14(patch_14: dict[
     scoring = preset_scoring(ScoringConfig(), COMMUNITY)
     scorer = Scorer(judged, precision="float32", smoothing_sigma=scoring.smoothing_sigma)
     assert (scorer.image_size, scorer.token_grid) == (518, (37, 37))
-    pixels, record = input_options(judged).place(RNG.integers(0, 256, (60, 90, 3), np.uint8))
+    pixels, record = judged.input_options.place(RNG.integers(0, 256, (60, 90, 3), np.uint8))
     assert record.valid_pixels().all()
     scores = scorer.score(pixels[None], record.valid_pixels()[None])
     drawn = pixel_maps(torch.from_numpy(scores.token_map), image_size=518)[0].numpy().astype(np.float64)
