@@ -128,7 +128,7 @@ class LFSAdapter(nn.Module):
         self.statistic = statistic
         # Tokens come channels last; weights that do not are converted in each pass, and their gradients back.
         convolution = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2)
-        self.conv = convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # as torch documents
+        self.conv = convolution.to(memory_format=torch.channels_last)
         self.register_buffer("filters", self._build_filters().to(torch.float32), persistent=False)
 
     def _build_filters(self) -> torch.Tensor:
