@@ -32,9 +32,10 @@ def adapter_passes(
     tap = FrequencyTap(FFEAdapter(width, window), LFSAdapter(width, window), fusion_weight=0.1).to(device)
     tokens = torch.randn(batch, grid, grid, width, device=device, requires_grad=True)
     arriving = torch.randn_like(tokens)  # the gradient from what follows the adapters
-    leaves = [tokens, *tap.parameters()]
 
     def passing(module: nn.Module) -> Callable[[], None]:
+        leaves = [tokens, *module.parameters()]
+
         def run() -> None:
             torch.autograd.backward(module(tokens), arriving)
             for leaf in leaves:

@@ -1,11 +1,13 @@
 """The rival of our adapters: what the implementation guide describes, step for step, with nothing saved.
 
 Written from the description in words: windows are unfolded (im2col), the DCT is an einsum over them. Nothing here is
-used by feclip. It computes the same function, has the same parameters, and takes no valid mask.
+used by feclip. It computes the same function from parameters of its own, copied once and laid out as torch does by
+default, and takes no valid mask.
 
 Shapes: B images, H_t x W_t token grid, D token width, P and Q window sides in tokens, L = H_t * W_t.
 """
 
+import copy
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -20,7 +22,7 @@ class GuideFFE(nn.Module):
     """Explicit P x P windows, DCT as an einsum, linear layer and GELU on each coefficient, inverse DCT.
 
     Args:
-        ours: The adapter whose parameters are shared.
+        ours: The adapter whose parameters are copied.
     """
 
     basis: torch.Tensor
@@ -28,7 +30,7 @@ class GuideFFE(nn.Module):
     def __init__(self, ours: FFEAdapter) -> None:
         super().__init__()
         self.window_size = ours.window_size
-        self.linear = ours.linear
+        self.linear = copy.deepcopy(ours.linear)
         self.register_buffer("basis", dct_basis(self.window_size), persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -50,7 +52,7 @@ class GuideLFS(nn.Module):
     """Every Q x Q window unfolded, DCT as an einsum, mean of the signed coefficients, then the convolution.
 
     Args:
-        ours: The adapter whose parameters are shared; its statistic must be ``signed``.
+        ours: The adapter whose parameters are copied; its statistic must be ``signed``.
 
     Raises:
         ValueError: If it is another.
@@ -64,7 +66,7 @@ class GuideLFS(nn.Module):
             msg = f"the guide's statistic is 'signed', got {ours.statistic!r}."
             raise ValueError(msg)
         self.window_size = ours.window_size
-        self.conv = ours.conv
+        self.conv = copy.deepcopy(ours.conv).to(memory_format=torch.contiguous_format)
         self.register_buffer("basis", dct_basis(self.window_size), persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -89,7 +91,7 @@ class GuideTap(nn.Module):
     """Both adapters and their fusion (Eq. 2).
 
     Args:
-        ours: The tap whose parameters are shared; it has both adapters.
+        ours: The tap whose parameters are copied; it has both adapters.
     """
 
     def __init__(self, ours: FrequencyTap) -> None:
@@ -110,12 +112,13 @@ class GuideModel(nn.Module):
     """The guide's adapters, hooked into open_clip's own image encoder; heads and prompts as ours.
 
     Args:
-        ours: The model whose trunk and parameters are shared.
+        ours: The model whose frozen trunk is shared.
     """
 
     def __init__(self, ours: FeClipModel) -> None:
         super().__init__()
         self.ours = ours
+        self.patch_head = copy.deepcopy(ours.patch_head)
         self.taps = nn.ModuleList(GuideTap(tap) for tap in ours.taps if isinstance(tap, FrequencyTap))
 
     def forward(self, images: torch.Tensor) -> FeClipOutput:
@@ -130,7 +133,7 @@ class GuideModel(nn.Module):
                 stack.callback(hook.remove)
             ours.visual(images)
         embeddings = torch.stack([ours.visual.ln_post(tokens[:, 0]) @ ours.visual.proj for tokens in tapped], dim=1)
-        logits = [self._compare(ours.patch_head(tokens[:, 1:])).unflatten(1, ours.token_grid) for tokens in tapped]
+        logits = [self._compare(self.patch_head(tokens[:, 1:])).unflatten(1, ours.token_grid) for tokens in tapped]
         return FeClipOutput(
             class_embeddings=embeddings,
             class_logits=self._compare(embeddings),
@@ -138,6 +141,10 @@ class GuideModel(nn.Module):
             valid_tokens=None,
             image_size=(ours.image_size, ours.image_size),
         )
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the parameters that training changes."""
+        return [*self.taps.parameters(), *self.patch_head.parameters()]
 
     def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
         similarities = functional.normalize(embeddings, dim=-1) @ self.ours.text_embeddings.T

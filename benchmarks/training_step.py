@@ -104,8 +104,12 @@ def _measure(
         with autocast(precision, device=device):
             return model.forward_from_prefix(prefix) if cached else model(images)
 
-    step_of = [_stepping(model, forward, images=images) for forward in (ours, lambda: guide(images))]
-    left, right = in_turns(step_of[0], step_of[1], repeats=repeats)
+    own = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    left, right = in_turns(
+        _stepping(model, ours, trained=own, images=images),
+        _stepping(model, lambda: guide(images), trained=guide.trained(), images=images),
+        repeats=repeats,
+    )
     ratio = right.median / left.median
     kind = "from the cached prefix" if cached else "whole"
     return Record(
@@ -124,9 +128,10 @@ def _measure(
     )
 
 
-def _stepping(model: FeClipModel, forward: Callable[[], FeClipOutput], *, images: torch.Tensor) -> Callable[[], None]:
-    """Return an optimiser step, with moments of its own; both candidates train the same parameters."""
-    trained: list[nn.Parameter] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _stepping(
+    model: FeClipModel, forward: Callable[[], FeClipOutput], *, trained: list[nn.Parameter], images: torch.Tensor
+) -> Callable[[], None]:
+    """Return one optimiser step of a candidate on ``images``, all anomalous, with a defect in one corner."""
     adam = torch.optim.Adam(trained, lr=LEARNING_RATE)
     labels = torch.ones(len(images), device=images.device)
     masks = torch.zeros(len(images), model.image_size, model.image_size, device=images.device)

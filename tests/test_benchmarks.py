@@ -95,8 +95,10 @@ def test_the_literal_adapters_have_the_same_gradients(guide: ModuleType) -> None
     torch.manual_seed(0)
     tap = FrequencyTap(FFEAdapter(16, 3), LFSAdapter(16, 3), fusion_weight=0.3)
     tokens = torch.randn(2, 5, 7, 16, requires_grad=True)
-    wanted = [tokens, *tap.parameters()]
-    found = [torch.autograd.grad(module(tokens).square().sum(), wanted) for module in (tap, guide.GuideTap(tap))]
+    found = [
+        torch.autograd.grad(module(tokens).square().sum(), [tokens, *module.parameters()])
+        for module in (tap, guide.GuideTap(tap))
+    ]
     assert max(largest_difference(ours, theirs) for ours, theirs in zip(*found, strict=True)) < CLOSE
 
 
