@@ -29,6 +29,7 @@ from feclip.config.scoring import (
     CalibrateConfig,
     DecideConfig,
     ListingConfig,
+    PlanningConfig,
     ScoreConfig,
     ScoringConfig,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "Names",
     "OptimConfig",
     "PaddingMode",
+    "PlanningConfig",
     "Precision",
     "Protocol",
     "Resize",
