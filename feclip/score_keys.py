@@ -23,7 +23,10 @@ def keys_of(scores: npt.NDArray[np.float32]) -> Keys:
         True
     """
     bits = (scores + np.float32(0)).view(np.uint32)  # -0.0 + 0.0 is 0.0
-    return np.where(bits & SIGN, ~bits, bits | SIGN).astype(np.uint32, copy=False)
+    flipped: Keys = (bits.view(np.int32) >> np.int32(KEY_BITS - 1)).view(np.uint32)  # all ones where negative
+    flipped |= SIGN
+    flipped ^= bits
+    return flipped
 
 
 def scores_of(keys: Keys) -> npt.NDArray[np.float32]:

@@ -9,6 +9,10 @@ On a cluster, from object storage, two models on GPUs:
         python jobs/score.py --bundle s3://runs/first --archive s3://archive/images --output s3://scores/run-1 \
         --score.num_actors 2 --score.gpus_per_actor 1
 
+What it would take, measured on a sample of the archive; nothing is written:
+    python jobs/score.py --bundle /runs/first --archive /data/images --output /scores/run-1 --plan \
+        --planning.price_per_hour 2.5
+
 Every field with its default and help:
     python jobs/score.py --print_config=comments
 

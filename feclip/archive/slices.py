@@ -43,6 +43,7 @@ __all__ = [
     "Tally",
     "check_slices",
     "decide_slice",
+    "encode_table",
     "fetch_slice",
     "forget_decisions",
     "publish_slice",
@@ -273,10 +274,16 @@ def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration) 
     return Tally(labels=_count_labels(decided))
 
 
-def _write(uri: str, table: pa.Table) -> None:
+def encode_table(table: pa.Table) -> bytes:
+    """Return a slice as the bytes of its Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_bytes(uri, sink.getvalue().to_pybytes())
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _write(uri: str, table: pa.Table) -> None:
+    write_bytes(uri, encode_table(table))
 
 
 def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:
@@ -284,13 +291,18 @@ def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -
     wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
     content = pa.BufferReader(read_bytes(uri))
     try:
-        file = pq.ParquetFile(content, page_checksum_verification=True)
+        metadata = pq.read_metadata(content)
+        repeated = [name for name in ("model_id",) if name in (wanted or ()) and name in metadata.schema.names]
+        file = pq.ParquetFile(  # a dictionary keeps the one name of all rows once
+            content, metadata=metadata, page_checksum_verification=True, read_dictionary=repeated
+        )
         there = set(file.schema_arrow.names)
         table = file.read(columns=None if wanted is None else [name for name in wanted if name in there])
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         msg = f"{uri} is damaged ({type(error).__name__}); delete it and submit the job again."
         raise RunError(msg) from error
-    if table["row_id"].to_pylist() != list(run.rows_of(index)):
+    rows = run.rows_of(index)
+    if not np.array_equal(table["row_id"].to_numpy(), np.arange(rows.start, rows.stop)):
         msg = f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."
         raise RunError(msg)
     return table

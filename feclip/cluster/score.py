@@ -10,6 +10,7 @@ count every row                   <-  read back what was written (tasks)
 import dataclasses
 import functools
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from feclip.bundle import Bundle, InputOverride, read_bundle
 from feclip.calibration import Calibration
 from feclip.cluster.listing import freeze_listing
 from feclip.cluster.paths import absolute_path
+from feclip.cluster.plan import plan
 from feclip.cluster.progress import Progress
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
@@ -63,7 +65,7 @@ MAX_OPEN_SLICES = 8
 def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride | None = None) -> str:
     """Run one scoring job and return the URI of its output.
 
-    A finished run does nothing; a broken one does what is missing and only that.
+    A finished run does nothing; a broken one does what is missing and only that. A plan is printed and nothing done.
 
     Args:
         config: The job.
@@ -88,6 +90,9 @@ def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride 
         bundle = dataclasses.replace(bundle, calibration=None)
     if bundle.calibration is not None:
         bundle.calibration.require_statistics(config.score.statistic_options)
+    if config.plan:
+        sys.stdout.write(plan(bundle, config=config))
+        return config.output
     check_writable(config.output)
     source = Source(archive=config.archive, manifest=config.manifest, listing=config.listing).identified()
     run = find_run(config.output)

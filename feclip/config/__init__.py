@@ -30,6 +30,7 @@ from feclip.config.scoring import (
     CalibrateConfig,
     DecideConfig,
     ListingConfig,
+    PlanningConfig,
     ScoreConfig,
     ScoringConfig,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Names",
     "OptimConfig",
     "PaddingMode",
+    "PlanningConfig",
     "Precision",
     "Protocol",
     "Resize",

@@ -8,7 +8,15 @@ from feclip.config.choices import Precision
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names
 
-__all__ = ["OPTIONAL_COLUMNS", "CalibrateConfig", "DecideConfig", "ListingConfig", "ScoreConfig", "ScoringConfig"]
+__all__ = [
+    "OPTIONAL_COLUMNS",
+    "CalibrateConfig",
+    "DecideConfig",
+    "ListingConfig",
+    "PlanningConfig",
+    "ScoreConfig",
+    "ScoringConfig",
+]
 
 OPTIONAL_COLUMNS = (
     "size", "etag", "sha256", "width", "height", "image_score", "token_map", "valid_box", "valid_mask",
@@ -82,6 +90,33 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlanningConfig:
+    """What a plan of a scoring job is made for."""
+
+    sample_size: int = 64
+    """Images of the archive that are measured."""
+    num_images: int = 100_000_000
+    """Images that the table of scales is for."""
+    cores_per_actor: int | None = None
+    """Cores of an actor with those that feed it, at least 2; null takes as many as its model needs."""
+    price_per_hour: float | None = None
+    """Price of one hour of an actor with its GPU and its cores, in any currency; null plans no cost."""
+    gpu_images_per_second: float | None = None
+    """The model's rate on one GPU where this machine has none, as measured elsewhere; null leaves it unknown."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("sample_size", 1), ("num_images", 1), ("cores_per_actor", 2)):
+            value = getattr(self, name)
+            if value is not None:
+                require(f"planning.{name}", value, rule=f"at least {least}", holds=value >= least)
+        if self.price_per_hour is not None:
+            require("planning.price_per_hour", self.price_per_hour, rule="at least 0", holds=self.price_per_hour >= 0)
+        rate = self.gpu_images_per_second
+        if rate is not None:
+            require("planning.gpu_images_per_second", rate, rule="above 0", holds=rate > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Score every image of an archive with a bundle and write a score table."""
 
@@ -95,15 +130,22 @@ class ScoreConfig:
     """Parquet or CSV table with a column uri or path, one row per image, instead of a listing."""
     retry_errors: bool = False
     """Score images that have an error once more."""
+    plan: bool = False
+    """Measure each stage on a sample of the archive in this process, print rates, cores and cost, and write nothing."""
     listing: ListingConfig = field(default_factory=ListingConfig)
     """Which objects are images."""
     score: ScoringConfig = field(default_factory=ScoringConfig)
     """How images are scored."""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """What the plan is made for, with plan."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The cluster."""
 
     def __post_init__(self) -> None:
         require_texts(bundle=self.bundle, output=self.output)
+        if not self.plan and self.planning != PlanningConfig():
+            msg = "planning is read by --plan alone; give --plan, or leave planning out."
+            raise ValueError(msg)
         if self.archive is None and self.manifest is None:
             msg = "archive or manifest is required: a folder or s3:// prefix of images, or a table of them."
             raise ValueError(msg)
