@@ -19,7 +19,8 @@ import torch
 from harness import FEWEST_REPEATS, Record, write_record
 from jsonargparse import auto_cli
 
-from feclip.archive import Measured, Source, measure_stages
+from feclip.archive import Source
+from feclip.archive.measuring import Measured, measure_stages
 from feclip.building import build_model
 from feclip.bundle import Bundle, read_bundle, write_bundle
 from feclip.config import FinetuneConfig, ModelConfig, OptimConfig

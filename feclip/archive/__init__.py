@@ -10,7 +10,6 @@ from feclip.archive.listing import (
     plan_parts,
     write_numbered,
 )
-from feclip.archive.measuring import Measured, measure_stages
 from feclip.archive.run import LISTING_FOLDER, SUMMARY_FILE, Run, find_run, scored_options, slice_name
 from feclip.archive.slices import (
     FetchedSlice,
@@ -33,7 +32,6 @@ __all__ = [
     "Block",
     "FetchedSlice",
     "ListedFile",
-    "Measured",
     "Part",
     "Run",
     "Source",
@@ -47,7 +45,6 @@ __all__ = [
     "forget_decisions",
     "list_part",
     "log_summary",
-    "measure_stages",
     "plan_parts",
     "publish_slice",
     "read_decisions",

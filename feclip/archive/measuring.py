@@ -32,7 +32,7 @@ from feclip.data import (
 from feclip.errors import DataError
 from feclip.planning import StageTimes
 from feclip.score_table import build_score_table
-from feclip.scoring import Scorer, input_options
+from feclip.scoring import Scorer
 
 __all__ = ["Measured", "measure_stages", "sample_of"]
 
@@ -106,7 +106,7 @@ def measure_stages(
         BundleError, ConfigError, RunError: As the `Scorer`.
     """
     listing = sample_of(source, num_images=num_images)
-    options = input_options(bundle)
+    options = bundle.input_options
     images = [_Sampled(row=row) for row in listing.to_pylist()]
     fetch, fetch_cpu = _fetch(images, num_readers=num_readers, wants_masks=options.valid_region == "mask_uri")
     prepare, errors = _prepare(images, options=options)

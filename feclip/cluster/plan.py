@@ -4,7 +4,8 @@ import os
 
 import torch
 
-from feclip.archive import Source, measure_stages
+from feclip.archive import Source
+from feclip.archive.measuring import measure_stages
 from feclip.bundle import Bundle
 from feclip.config import ScoreConfig
 from feclip.planning import model_rates, plan_text

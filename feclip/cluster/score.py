@@ -42,7 +42,6 @@ from feclip.bundle import Bundle, InputOverride, read_bundle
 from feclip.calibration import Calibration
 from feclip.cluster.listing import freeze_listing
 from feclip.cluster.paths import absolute_path
-from feclip.cluster.plan import plan
 from feclip.cluster.progress import Progress
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
@@ -91,6 +90,8 @@ def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride 
     if bundle.calibration is not None:
         bundle.calibration.require_statistics(config.score.statistic_options)
     if config.plan:
+        from feclip.cluster.plan import plan  # noqa: PLC0415 - see docs/adr/0020
+
         sys.stdout.write(plan(bundle, config=config))
         return config.output
     check_writable(config.output)
