@@ -73,24 +73,18 @@ def submit(address: str, env: dict[str, str], *entrypoint: str) -> "subprocess.C
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_a_submitted_job_trains(
-    dashboard: str, ray_env: dict[str, str], small_run: tuple[str, ...], tmp_path: Path
+def test_a_submitted_job_trains_and_another_scores_what_it_trained(
+    dashboard: str, ray_env: dict[str, str], small_run: tuple[str, ...], small_mvtec: Path, tmp_path: Path
 ) -> None:
-    done = submit(dashboard, ray_env, "python", "jobs/finetune.py", *small_run, "--output", str(tmp_path / "out"))
+    bundle, scores = tmp_path / "bundle", tmp_path / "scores"
+    done = submit(dashboard, ray_env, "python", "jobs/finetune.py", *small_run, "--output", str(bundle))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [record["epoch"] for record in read_bundle(str(tmp_path / "out")).metrics] == [1, 2]
+    assert [record["epoch"] for record in read_bundle(str(bundle)).metrics] == [1, 2]
 
-
-def test_a_submitted_job_scores_what_a_submitted_job_trained(
-    dashboard: str, ray_env: dict[str, str], small_mvtec: Path, tmp_path: Path
-) -> None:
-    zero = ("--optim.epochs", "0", "--model.backbone", "feclip-demo", "--output", str(tmp_path / "bundle"))
-    trained = submit(dashboard, ray_env, "python", "jobs/finetune.py", *zero)
-    assert trained.returncode == 0, trained.stdout + trained.stderr
-    flags = ("--bundle", str(tmp_path / "bundle"), "--archive", str(small_mvtec / "tile" / "test"))
-    done = submit(dashboard, ray_env, "python", "jobs/score.py", *flags, "--output", str(tmp_path / "scores"))
+    flags = ("--bundle", str(bundle), "--archive", str(small_mvtec / "tile" / "test"), "--output", str(scores))
+    done = submit(dashboard, ray_env, "python", "jobs/score.py", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "scores" / "_SUMMARY.json").read_text())
+    summary = json.loads((scores / "_SUMMARY.json").read_text())
     assert summary["num_scored"] == len(list((small_mvtec / "tile" / "test").rglob("*.png")))
 
 
