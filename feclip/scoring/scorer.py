@@ -277,7 +277,8 @@ def _out_of_memory(batch_size: int) -> RunError:
 
 
 def _uncompiled(error: BaseException) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return ConfigError(
-        f"The model cannot be compiled here; where an actor runs, score.compile needs a C++ compiler (g++): {reason}"
+        "score.compile: the model cannot be compiled where it runs; install a C++ compiler (g++) there, or leave "
+        f"score.compile off: {reason}"
     )

@@ -44,6 +44,7 @@ def test_a_plan_has_a_rate_for_each_stage_and_writes_nothing(bundle: str, archiv
     assert done.returncode == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert f"by {NUM_IMAGES} of its images" in done.output
+    assert "Model on cpu, batches of 4.\n" in done.output
     assert "1 more could not be read or decoded" in done.output
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.output.splitlines()]
     rates = {row[0]: row[1] for row in cells if len(row) == 3}

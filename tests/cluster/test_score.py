@@ -102,6 +102,8 @@ def is_the_same(output: str, expected: pa.Table) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=column)
     summary = json.loads((Path(output) / "_SUMMARY.json").read_text())
     assert summary["num_images"] == len(table) == NUM_OBJECTS
+    actor = {"device": "cpu", "batch_size": 8, "compiled": False, "warm_up_seconds": 0.0}
+    assert summary["actors"] == [actor]
 
 
 def test_every_object_is_a_row_with_its_score_or_its_error(
