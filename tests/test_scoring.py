@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,14 @@ def test_batches_are_as_large_as_asked_and_no_larger_than_what_comes(bundle: Bun
     assert Scorer(bundle).batch_size == CPU_BATCH_SIZE
     assert Scorer(bundle, batch_size=64, max_batch_size=5).batch_size == 5
     assert scorer.start_up == StartUp(device="cpu", batch_size=3, compiled=False, warm_up_seconds=0.0)
+
+
+def test_threads_that_share_a_scorer_take_turns(scorer: Scorer) -> None:
+    pixels, valid = prepared()
+    alone = scorer.score(pixels, valid)
+    with ThreadPoolExecutor(3) as pool:
+        for scores in pool.map(lambda _: scorer.score(pixels, valid), range(3)):
+            assert difference(scores, alone) == dict.fromkeys(difference(scores, alone), 0.0)
 
 
 def test_no_images_give_no_scores_and_views_are_taken_as_they_are(scorer: Scorer) -> None:

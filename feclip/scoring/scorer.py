@@ -213,15 +213,18 @@ class Scorer:
         own = torch.cuda.memory_reserved(self.device)
         budget = memory_budget(free=free, own=own, total=total, share=self._gpu_share)
         size = even_batches(max_batch_size, most=fitting_batch_size(peaks, budget=budget))
-        while size > 1:
-            try:
-                self._try(size)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                size //= 2
-            else:
-                break
+        while size > 1 and not self._fits(size):
+            size //= 2
+        torch.cuda.empty_cache()  # which nothing does while a CUDA graph, with memory of its own, is recorded
         return size
+
+    def _fits(self, size: int) -> bool:
+        try:
+            self._try(size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return False
+        return True
 
     def _measure_peak(self, size: int) -> int:
         torch.cuda.reset_peak_memory_stats(self.device)

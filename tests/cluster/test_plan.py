@@ -74,6 +74,7 @@ def test_a_given_rate_of_a_gpu_is_called_given_and_bounded_by_the_cores(
     [
         (("--plan", "--planning.price_per_hour", "-1"), "planning.price_per_hour must be at least 0, got -1", 2),
         (("--plan", "--planning.cores_per_actor", "1"), "planning.cores_per_actor must be at least 2, got 1", 2),
+        (("--plan", "--score.batch_size", "0"), "score.batch_size must be at least 1, got 0", 2),
         (("--planning.price_per_hour", "2"), "planning is read by --plan alone", 2),
         (("--plan", "--listing.extensions", ".bmp"), "shows no images to measure", 1),
         (("--plan", "--listing.include", "broken.png"), "None of the 1 sampled images can be decoded", 1),
