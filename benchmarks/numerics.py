@@ -95,6 +95,7 @@ def speed(
     valid = np.ones(pixels.shape[:3], np.bool_)
     ours, theirs = in_turns(lambda: fast.score(pixels, valid), lambda: plain.score(pixels, valid))
     ratio = theirs.median / ours.median
+    sizes = f"--image_size {image_size} --batch {batch}"
     where = "gpu" if torch.cuda.is_available() else "cpu"
     write_record(
         Record(
@@ -102,7 +103,7 @@ def speed(
             what=f"scoring a batch with a compiled model, {backbone} at {image_size} px, batch {batch}",
             rival="the same, not compiled",
             wanted="> 1 x",
-            command=f"python benchmarks/numerics.py speed --backbone {backbone} --image_size {image_size}",
+            command=f"python benchmarks/numerics.py speed --backbone {backbone} {sizes}",
             ratio=ratio,
             ratio_of="rival / ours, time",
             met=ratio > 1,

@@ -21,9 +21,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NUM_PICTURES = 1000
 SPEARMAN = 0.999
 BOUNDS = {  # mean and largest difference of any logit
-    "float32, compiled": (1e-5, 1e-3),
-    "bfloat16": (0.02, 0.2),
-    "bfloat16, compiled": (0.02, 0.2),
+    "float32, compiled": (1e-5, 4e-3),  # the largest is a step of the stored float16 map
+    "bfloat16": (0.03, 0.3),
+    "bfloat16, compiled": (0.03, 0.3),
 }
 
 
