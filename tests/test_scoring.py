@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from feclip.score_table import (
     unpack_token_maps,
     unpack_valid_regions,
 )
-from feclip.scoring import Scorer, Scores
+from feclip.scoring import CPU_BATCH_SIZE, Scorer, Scores, StartUp
 
 SIZE = 64
 MODEL = ModelConfig(
@@ -137,8 +138,8 @@ def test_a_gpu_computes_the_same_bits() -> None:
     for sigma in (0.0, 4.0):
         here = map_statistics(maps, valid, topk_fraction=0.05, smoothing_sigma=sigma)
         there = map_statistics(maps.cuda(), valid.cuda(), topk_fraction=0.05, smoothing_sigma=sigma)
-        assert torch.equal(here.map_max, there.map_max)
-        assert torch.equal(here.map_topk_mean, there.map_topk_mean)
+        assert torch.equal(here.map_max, there.map_max.cpu())
+        assert torch.equal(here.map_topk_mean, there.map_topk_mean.cpu())
 
 
 def token_maps(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,6 +175,15 @@ def test_statistics_are_those_of_a_plain_loop() -> None:
         count = max(1, math.ceil(7 * len(values) / 100))
         assert found.map_max[index] == values[0]
         assert found.map_topk_mean[index] == np.float32(values[:count].mean())
+
+
+def test_statistics_of_an_image_do_not_depend_on_its_company() -> None:
+    maps, valid = token_maps(7)
+    together = map_statistics(maps, valid, topk_fraction=0.3)
+    for index in range(7):
+        alone = map_statistics(maps[index : index + 1], valid[index : index + 1], topk_fraction=0.3)
+        assert alone.map_max == together.map_max[index]
+        assert alone.map_topk_mean == together.map_topk_mean[index]
 
 
 def test_the_share_is_an_exact_decimal() -> None:
@@ -280,6 +290,20 @@ def test_batches_and_company_change_scores_by_rounding_alone(bundle: Bundle, sco
     assert all(
         np.array_equal(getattr(again, name), getattr(whole, name), equal_nan=True) for name in difference(whole, again)
     )
+
+
+def test_batches_are_as_large_as_asked_and_no_larger_than_what_comes(bundle: Bundle, scorer: Scorer) -> None:
+    assert Scorer(bundle).batch_size == CPU_BATCH_SIZE
+    assert Scorer(bundle, batch_size=64, max_batch_size=5).batch_size == 5
+    assert scorer.start_up == StartUp(device="cpu", batch_size=3, compiled=False, warm_up_seconds=0.0)
+
+
+def test_threads_that_share_a_scorer_take_turns(scorer: Scorer) -> None:
+    pixels, valid = prepared()
+    alone = scorer.score(pixels, valid)
+    with ThreadPoolExecutor(3) as pool:
+        for scores in pool.map(lambda _: scorer.score(pixels, valid), range(3)):
+            assert difference(scores, alone) == dict.fromkeys(difference(scores, alone), 0.0)
 
 
 def test_no_images_give_no_scores_and_views_are_taken_as_they_are(scorer: Scorer) -> None:

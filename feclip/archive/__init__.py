@@ -24,7 +24,14 @@ from feclip.archive.slices import (
     score_slice,
     slices_with_errors,
 )
-from feclip.archive.summary import finished_summary, log_summary, require_few_errors, write_summary
+from feclip.archive.summary import (
+    finished_summary,
+    log_start_up,
+    log_summary,
+    require_few_errors,
+    start_up_line,
+    write_summary,
+)
 
 __all__ = [
     "LISTING_FOLDER",
@@ -44,6 +51,7 @@ __all__ = [
     "first_repeated",
     "forget_decisions",
     "list_part",
+    "log_start_up",
     "log_summary",
     "plan_parts",
     "publish_slice",
@@ -54,6 +62,7 @@ __all__ = [
     "scored_options",
     "slice_name",
     "slices_with_errors",
+    "start_up_line",
     "write_numbered",
     "write_summary",
 ]

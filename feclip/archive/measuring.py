@@ -32,7 +32,7 @@ from feclip.data import (
 from feclip.errors import DataError
 from feclip.planning import StageTimes
 from feclip.score_table import build_score_table
-from feclip.scoring import Scorer
+from feclip.scoring import Scorer, StartUp
 
 __all__ = ["Measured", "measure_stages", "sample_of"]
 
@@ -48,6 +48,7 @@ class Measured:
 
     times: StageTimes
     model_images_per_second: float
+    start_up: StartUp
     num_images: int
     """Images of the sample that every stage before the model took."""
     num_left_out: int
@@ -88,7 +89,7 @@ def measure_stages(
     num_images: int,
     num_readers: int,
     make_scorer: Callable[[Bundle], Scorer],
-    batch_size: int,
+    batch_size: int | None = None,
 ) -> Measured:
     """Measure each stage on its own, one after another.
 
@@ -98,7 +99,7 @@ def measure_stages(
         num_images: Size of the sample, at least 1.
         num_readers: Threads that read.
         make_scorer: Loads the model on its device; a CPU's model runs on one thread, as that of an actor does.
-        batch_size: Images of a batch.
+        batch_size: Images that are scored in one call; None takes as many as the scorer does.
 
     Raises:
         DataError: If no image of the sample can be decoded.
@@ -116,7 +117,7 @@ def measure_stages(
         msg = f"None of the {len(images)} sampled images can be decoded{first}"
         raise DataError(msg)
     letterbox = _letterbox(good, options=options)
-    model, write = _score(good, listing, bundle=bundle, make_scorer=make_scorer, batch_size=batch_size)
+    model, write, start_up = _score(good, listing, bundle=bundle, make_scorer=make_scorer, batch_size=batch_size)
     return Measured(
         times=StageTimes(
             fetch=fetch / len(images),
@@ -127,6 +128,7 @@ def measure_stages(
             num_bytes=sum(len(image.data or b"") for image in good) / len(good),
         ),
         model_images_per_second=1 / model,
+        start_up=start_up,
         num_images=len(good),
         num_left_out=len(images) - len(good),
     )
@@ -203,13 +205,14 @@ def _score(
     *,
     bundle: Bundle,
     make_scorer: Callable[[Bundle], Scorer],
-    batch_size: int,
-) -> tuple[float, float]:
-    """Score batches and encode their rows; return seconds for one image of either."""
+    batch_size: int | None,
+) -> tuple[float, float, StartUp]:
+    """Score batches and encode their rows; return seconds for one image of either, and how the model began."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         scorer = make_scorer(bundle)
+        batch_size = batch_size or scorer.batch_size
         first = images[: batch_size if scorer.device.type == "cuda" else 1]
         scorer.score(*_inputs(first))  # what the first call prepares is not its speed
         model = write = 0.0
@@ -233,7 +236,7 @@ def _score(
                 break
     finally:
         torch.set_num_threads(num_threads)
-    return model / num_scored, write / num_scored
+    return model / num_scored, write / num_scored, scorer.start_up
 
 
 def _columns(image: _Sampled) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feclip import __version__
@@ -11,7 +12,14 @@ from feclip.calibration import Calibration
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import RunError
 
-__all__ = ["finished_summary", "log_summary", "require_few_errors", "write_summary"]
+__all__ = [
+    "finished_summary",
+    "log_start_up",
+    "log_summary",
+    "require_few_errors",
+    "start_up_line",
+    "write_summary",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +50,13 @@ def finished_summary(run: Run, *, calibration: Calibration | None) -> dict[str, 
 
 
 def write_summary(
-    run: Run, tally: Tally, *, calibration: Calibration | None, seconds: float, scored_now: int
+    run: Run,
+    tally: Tally,
+    *,
+    calibration: Calibration | None,
+    seconds: float,
+    scored_now: int,
+    actors: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write the summary, which makes the run a finished one, and return it.
 
@@ -52,6 +66,7 @@ def write_summary(
         calibration: Whose decisions stand beside the scores.
         seconds: Time that this submission took to score.
         scored_now: Images that this submission scored.
+        actors: How each of its models was made ready, the fields of a `StartUp`.
 
     Raises:
         StorageError: If it cannot be written.
@@ -72,9 +87,35 @@ def write_summary(
         "seconds": round(seconds, 3),
         "scored_now": scored_now,
         "images_per_second": round(scored_now / seconds, 3),
+        "actors": [dict(actor) for actor in actors],
     }
     write_bytes(join_uri(run.output, SUMMARY_FILE), (json.dumps(summary, indent=1) + "\n").encode())
     return summary
+
+
+def start_up_line(start_up: Mapping[str, Any]) -> str:
+    """Return in words how a model was made ready, from the fields of a `StartUp`.
+
+    Example:
+        >>> start_up_line({"device": "cpu", "batch_size": 16, "compiled": True, "warm_up_seconds": 61.23})
+        'on cpu, batches of 16, compiled, warm-up 61.2 s'
+        >>> start_up_line({"device": "cpu", "batch_size": 16, "compiled": False, "warm_up_seconds": 0.0})
+        'on cpu, batches of 16'
+    """
+    parts = [f"on {start_up['device']}, batches of {start_up['batch_size']}"]
+    if start_up["compiled"]:
+        parts.append("compiled")
+    if start_up["warm_up_seconds"]:
+        parts.append(f"warm-up {start_up['warm_up_seconds']:.1f} s")
+    return ", ".join(parts)
+
+
+def log_start_up(actors: Sequence[Mapping[str, Any]]) -> None:
+    """Say how the last of some actors made its model ready, unless an equal one before it did the same."""
+    *before, last = actors
+    names = ("device", "batch_size", "compiled")
+    if all(any(last[name] != other[name] for name in names) for other in before):
+        logger.info("Model %s", start_up_line(last))
 
 
 def log_summary(summary: dict[str, Any], *, output: str) -> None:

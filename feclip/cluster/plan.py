@@ -1,10 +1,11 @@
 """What a scoring job would take, from rates that are measured on the machine it is asked on; no cluster is started."""
 
+import dataclasses
 import os
 
 import torch
 
-from feclip.archive import Source
+from feclip.archive import Source, start_up_line
 from feclip.archive.measuring import measure_stages
 from feclip.bundle import Bundle
 from feclip.config import ScoreConfig
@@ -34,12 +35,14 @@ def plan(bundle: Bundle, *, config: ScoreConfig) -> str:
         source,
         num_images=planning.sample_size,
         num_readers=score.num_readers,
-        batch_size=score.batch_size,
         make_scorer=lambda bundle: Scorer(
             bundle,
             device="cuda" if on_gpu else "cpu",
             precision=str(score.precision),
             batch_size=score.batch_size,
+            max_batch_size=planning.sample_size,
+            gpu_share=min(score.gpus_per_actor, 1) or 1,
+            compiles=score.compile,
             topk_fraction=score.topk_fraction,
             smoothing_sigma=score.smoothing_sigma,
         ),
@@ -52,7 +55,8 @@ def plan(bundle: Bundle, *, config: ScoreConfig) -> str:
     left_out = f", {measured.num_left_out} more could not be read or decoded" if measured.num_left_out else ""
     head = (
         f"Plan for {config.manifest or config.archive}, measured on this machine ({os.cpu_count()} cores) by "
-        f"{measured.num_images} of its images of {measured.times.num_bytes / 1e6:.3g} MB each{left_out}.\n\n"
+        f"{measured.num_images} of its images of {measured.times.num_bytes / 1e6:.3g} MB each{left_out}.\n"
+        f"Model {start_up_line(dataclasses.asdict(measured.start_up))}.\n\n"
     )
     return head + plan_text(
         measured.times,

@@ -9,9 +9,10 @@ count every row                   <-  read back what was written (tasks)
 
 import dataclasses
 import functools
+import json
 import logging
+import queue
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -30,6 +31,7 @@ from feclip.archive import (
     find_run,
     finished_summary,
     forget_decisions,
+    log_start_up,
     log_summary,
     publish_slice,
     require_few_errors,
@@ -147,12 +149,16 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
         missing = sorted([*missing, *again])
     forget_decisions(run, missing)
     calibration = bundle.calibration
+    actors: list[dict[str, Any]] = []
     open_slices: list[str] = []
     if missing:
         num_images = sum(len(run.rows_of(index)) for index in missing)
         logger.info("Scoring %d of %d images, in %d slices", num_images, run.num_rows, len(missing))
         with Progress(num_images) as progress:
             for row in _scored(run, missing, bundle=bundle, config=config.score, override=override):
+                if row["start_up"]:
+                    actors.append(json.loads(row["start_up"]))
+                    log_start_up(actors)
                 if row["failure"]:
                     open_slices.append(row["failure"])
                     if len(open_slices) >= MAX_OPEN_SLICES:
@@ -169,7 +175,7 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
         decide_slices(run, calibration)
     tally = _checked(run, calibration_id=None if calibration is None else calibration.calibration_id)
     scored_now = sum(len(run.rows_of(index)) for index in missing)
-    return write_summary(run, tally, calibration=calibration, seconds=seconds, scored_now=scored_now)
+    return write_summary(run, tally, calibration=calibration, seconds=seconds, scored_now=scored_now, actors=actors)
 
 
 def _scored(
@@ -239,7 +245,10 @@ def _fetch(row: dict[str, Any], *, run: Run, options: InputOptions, num_readers:
 
 
 class _ScoringActor:
-    """Holds the model and the thresholds; scores a slice and writes it. Calls overlap: one scores, others write."""
+    """Holds the model and the thresholds; scores a slice and writes it.
+
+    Calls overlap: while one has the model, another prepares its slice or writes it.
+    """
 
     def __init__(
         self,
@@ -255,9 +264,9 @@ class _ScoringActor:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
         self._calibration = calibration
-        self._lock = threading.Lock()
         self._scorer: Scorer | None = None
         self._fatal = ""
+        self._start_up = queue.SimpleQueue[str]()  # what the first row tells, whichever thread makes it
         try:
             bundle = read_bundle(bundle_uri)
             self._scorer = Scorer(
@@ -265,9 +274,13 @@ class _ScoringActor:
                 device="cuda" if config.gpus_per_actor > 0 else "cpu",
                 precision=str(config.precision),
                 batch_size=config.batch_size,
+                max_batch_size=run.slice_size,
+                gpu_share=min(config.gpus_per_actor, 1) or 1,
+                compiles=config.compile,
                 topk_fraction=config.topk_fraction,
                 smoothing_sigma=config.smoothing_sigma,
             )
+            self._start_up.put(json.dumps(dataclasses.asdict(self._scorer.start_up)))
         except FeclipError as error:  # raised here, it would only be the last line of Ray's own story
             self._fatal = str(error)
 
@@ -278,13 +291,12 @@ class _ScoringActor:
     def _do(self, row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["index"])
         done = {"index": index, "failure": str(row["failure"]), "fatal": str(row["fatal"]) or self._fatal}
-        done |= {"num_images": 0, "num_errors": 0}
+        done |= {"num_images": 0, "num_errors": 0, "start_up": self._told_once()}
         if done["failure"] or done["fatal"] or self._scorer is None:
             return done
         fetched = FetchedSlice.unpack(index, rows=row["rows"], pixels=row["pixels"])
         try:
-            with self._lock:
-                table = score_slice(self._run, fetched, scorer=self._scorer)
+            table = score_slice(self._run, fetched, scorer=self._scorer)
             tally = publish_slice(self._run, index, table, calibration=self._calibration)
         except StorageError as error:
             return done | {"failure": str(error)}
@@ -294,6 +306,13 @@ class _ScoringActor:
         except FeclipError as error:
             return done | {"fatal": str(error)}
         return done | {"num_images": tally.num_images, "num_errors": tally.errors.total()}
+
+    def _told_once(self) -> str:
+        """Return how the model was made ready, and nothing from then on."""
+        try:
+            return self._start_up.get_nowait()
+        except queue.Empty:
+            return ""
 
 
 def _checked(run: Run, *, calibration_id: str | None) -> Tally:

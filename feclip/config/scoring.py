@@ -50,8 +50,12 @@ class ScoringConfig:
     """Standard deviation of the Gaussian that smooths a map before its statistics, pixels of the model input."""
     precision: Precision = Precision.auto
     """Arithmetic of the trunk: auto takes bfloat16 where the device computes it natively, float32 elsewhere."""
-    batch_size: int = 16
-    """Images in one forward pass."""
+    batch_size: int | None = None
+    """Images in one forward pass; null finds it from the free memory of a GPU, of its share where an actor has a share,
+    and is 16 on a CPU. A batch never holds more than a slice."""
+    compile: bool = False
+    """Compile the model once in each actor, for one batch size: a warm-up that is reported, then faster passes, on a
+    GPU replayed as CUDA graphs. Needs a C++ compiler where the actors run."""
     num_actors: int = 1
     """Actors that hold the model."""
     gpus_per_actor: float = 0.0
@@ -68,10 +72,10 @@ class ScoringConfig:
 
     def __post_init__(self) -> None:
         StatisticOptions(topk_fraction=self.topk_fraction, smoothing_sigma=self.smoothing_sigma)
-        for name in ("batch_size", "num_actors", "num_readers"):
-            require(f"score.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
-        if self.slice_size is not None:
-            require("score.slice_size", self.slice_size, rule="at least 1", holds=self.slice_size >= 1)
+        for name in ("batch_size", "num_actors", "num_readers", "slice_size"):
+            value = getattr(self, name)
+            if value is not None:
+                require(f"score.{name}", value, rule="at least 1", holds=value >= 1)
         gpus = self.gpus_per_actor
         rule = "a whole number of at least 0, or a share below 1"
         holds = gpus >= 0 and (gpus < 1 or float(gpus).is_integer())

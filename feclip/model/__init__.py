@@ -6,7 +6,13 @@ What loads open_clip is `feclip.model.backbone`; it is imported where a model is
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
 from feclip.model.dct import dct_basis
 from feclip.model.losses import LossTerms, fe_clip_loss_terms
-from feclip.model.map_statistics import MapStatistics, map_statistics, num_top_pixels, pixel_maps
+from feclip.model.map_statistics import (
+    MapStatistics,
+    counted_statistics,
+    map_statistics,
+    num_top_pixels,
+    pixel_maps,
+)
 from feclip.model.maps import fill_padding, mean_probability_logit, upsample
 from feclip.model.output import FeClipOutput
 from feclip.model.precision import autocast
@@ -28,6 +34,7 @@ __all__ = [
     "Tokenizer",
     "autocast",
     "build_prompts",
+    "counted_statistics",
     "dct_basis",
     "fe_clip_loss_terms",
     "fill_padding",

@@ -4,12 +4,14 @@ Scores are stored beside the float16 token map they come from. New thresholds, r
 that map alone, on another machine, perhaps without a GPU, and must meet the stored scores exactly. Therefore the
 statistics start from the float16 map, and every step is one whose result IEEE 754 fixes: element by element, one
 operation at a time (no matrix product, no convolution, no fused multiply-add, whose order and rounding differ between
-devices), and one sum, of the highest pixels, which is rounded once. For this reason `upsample` is not used here; it
-draws the same map up to rounding.
+devices), and one sum, of the highest pixels, which is added in pairs in an order that the size of the input alone
+fixes. For this reason `upsample` is not used here, which draws the same map up to rounding; and none of this may be
+compiled, since a compiler fuses.
 
 Shapes: B images, H_t x W_t token grid, S side of the model input in pixels.
 """
 
+import functools
 import math
 from decimal import Decimal
 from typing import NamedTuple
@@ -24,7 +26,7 @@ TRUNCATION = 4.0
 
 
 class MapStatistics(NamedTuple):
-    """Statistics over the valid pixels of each image, logits, float32, on the CPU."""
+    """Statistics over the valid pixels of each image, logits, float32, where the maps are."""
 
     map_max: torch.Tensor
     """Highest pixel, ``(B,)``."""
@@ -114,27 +116,71 @@ def map_statistics(
         msg = f"valid_pixels must be bool of shape ({len(token_maps)}, S, S), got {valid_pixels.dtype} of {shape}."
         raise ValueError(msg)
     num_valid = valid_pixels.flatten(1).sum(dim=1).tolist()
-    counts = [num_top_pixels(number, topk_fraction=topk_fraction) for number in num_valid]
     if not all(num_valid):
         msg = "valid_pixels must be true somewhere in each image; one has none."
         raise ValueError(msg)
+    counts = [num_top_pixels(number, topk_fraction=topk_fraction) for number in num_valid]
+    return counted_statistics(
+        token_maps,
+        valid_pixels,
+        torch.tensor(counts, device=token_maps.device),
+        topk_fraction=topk_fraction,
+        smoothing_sigma=smoothing_sigma,
+    )
+
+
+def counted_statistics(
+    token_maps: torch.Tensor,
+    valid_pixels: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    topk_fraction: float,
+    smoothing_sigma: float,
+) -> MapStatistics:
+    """Compute `map_statistics` of checked maps whose numbers of highest pixels are known; never waits for a GPU.
+
+    Args:
+        token_maps: Logits ``(B, H_t, W_t)``, float16, NaN on padding.
+        valid_pixels: Bool ``(B, S, S)``, on the same device; somewhere true in each image.
+        counts: `num_top_pixels` of each image, int64 ``(B,)``, on the same device.
+        topk_fraction: As for `map_statistics`; bounds the counts.
+        smoothing_sigma: As for `pixel_maps`.
+    """
+    size = valid_pixels.shape[-1]
     maps = pixel_maps(token_maps, image_size=size, smoothing_sigma=smoothing_sigma)
     ranked = maps.masked_fill(~valid_pixels, -torch.inf).flatten(1)
-    highest = ranked.topk(max(counts, default=1), dim=1).values.cpu()
-    means = [math.fsum(row[:count].tolist()) / count for row, count in zip(highest, counts, strict=True)]
-    return MapStatistics(map_max=highest[:, 0].clone(), map_topk_mean=torch.tensor(means, dtype=torch.float32))
+    highest = ranked.topk(num_top_pixels(size * size, topk_fraction=topk_fraction), dim=1).values
+    counted = torch.arange(highest.shape[1], device=counts.device) < counts[:, None]
+    total = _sum_in_pairs(torch.where(counted, highest, 0).double())
+    return MapStatistics(map_max=highest[:, 0].clone(), map_topk_mean=(total / counts).float())
+
+
+def _sum_in_pairs(values: torch.Tensor) -> torch.Tensor:
+    """Add ``(B, K)`` along its rows: the first half to the second, element by element, until one is left."""
+    width = 1 << (values.shape[1] - 1).bit_length()
+    values = functional.pad(values, (0, width - values.shape[1]))
+    while width > 1:
+        width //= 2
+        values = values[:, :width] + values[:, width:]
+    return values[:, 0]
 
 
 def _upsample_rows(maps: torch.Tensor, size: int) -> torch.Tensor:
     """Bring ``(B, H, W)`` to ``(B, size, W)`` bilinearly; corners of tokens are corners of pixels."""
-    height = maps.shape[1]
-    centers = ((torch.arange(size, dtype=torch.float64) + 0.5) * height / size - 0.5).clamp(0, height - 1)
-    lower = centers.floor().long()
-    share = (centers - lower).float().to(maps.device)[:, None]
-    upper = (lower + 1).clamp(max=height - 1).to(maps.device)
-    below = maps[:, lower.to(maps.device)]
+    lower, upper, share = _neighbours(maps.shape[1], size, maps.device)
+    below = maps[:, lower]
     step = (maps[:, upper] - below) * share
     return below + step
+
+
+@functools.lru_cache(maxsize=8)  # a copy of its own for each batch would make the host wait for the GPU
+def _neighbours(height: int, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return for each of ``size`` rows the row below, the row above, and the share of the latter ``(size, 1)``."""
+    centers = ((torch.arange(size, dtype=torch.float64) + 0.5) * height / size - 0.5).clamp(0, height - 1)
+    lower = centers.floor().long()
+    share = (centers - lower).float()[:, None]
+    upper = (lower + 1).clamp(max=height - 1)
+    return lower.to(device), upper.to(device), share.to(device)
 
 
 def _smooth_rows(maps: torch.Tensor, sigma: float) -> torch.Tensor:

@@ -95,6 +95,9 @@ CHANGES: dict[str, dict[str, Any]] = {
             slice_size=3, columns=Names(("width", "size")), smoothing_sigma=1, precision=Precision.float32
         )
     },
+    "compile": {
+        "config": ScoringConfig(slice_size=3, columns=Names(("width", "size")), smoothing_sigma=1, compile=True)
+    },
     "columns": {"config": ScoringConfig(slice_size=3, columns=Names(("width",)), smoothing_sigma=1)},
     "all_columns": {"config": ScoringConfig(slice_size=3, smoothing_sigma=1)},
     "slice_size": {"config": ScoringConfig(slice_size=4, columns=Names(("width", "size")), smoothing_sigma=1)},

@@ -46,3 +46,5 @@ def is_the_same(output: str, expected: pa.Table) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=column)
     summary = json.loads((Path(output) / "_SUMMARY.json").read_text())
     assert summary["num_images"] == len(table) == NUM_OBJECTS
+    actor = {"device": "cpu", "batch_size": 8, "compiled": False, "warm_up_seconds": 0.0}
+    assert all(found == actor for found in summary["actors"])  # one for each actor that had anything to do

@@ -44,6 +44,7 @@ def test_a_plan_has_a_rate_for_each_stage_and_writes_nothing(bundle: str, archiv
     assert done.returncode == 0, done.output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert f"by {NUM_IMAGES} of its images" in done.output
+    assert "Model on cpu, batches of 4.\n" in done.output
     assert "1 more could not be read or decoded" in done.output
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.output.splitlines()]
     rates = {row[0]: row[1] for row in cells if len(row) == 3}
@@ -73,6 +74,7 @@ def test_a_given_rate_of_a_gpu_is_called_given_and_bounded_by_the_cores(
     [
         (("--plan", "--planning.price_per_hour", "-1"), "planning.price_per_hour must be at least 0, got -1", 2),
         (("--plan", "--planning.cores_per_actor", "1"), "planning.cores_per_actor must be at least 2, got 1", 2),
+        (("--plan", "--score.batch_size", "0"), "score.batch_size must be at least 1, got 0", 2),
         (("--planning.price_per_hour", "2"), "planning is read by --plan alone", 2),
         (("--plan", "--listing.extensions", ".bmp"), "shows no images to measure", 1),
         (("--plan", "--listing.include", "broken.png"), "None of the 1 sampled images can be decoded", 1),

@@ -1,5 +1,6 @@
 """The scoring job as users run it: every image once, whatever fails."""
 
+import json
 import os
 import random
 import shutil
@@ -34,6 +35,8 @@ def test_every_object_is_a_row_with_its_score_or_its_error(
     assert set(table["line"].to_pylist()) == {"0", "1"}
     num_scored = NUM_OBJECTS - len(BAD_FILES)
     assert f"{NUM_OBJECTS} images, {num_scored} scored" in done.output
+    assert "Model on cpu, batches of 8\n" in done.output
+    assert len(json.loads((Path(output) / "_SUMMARY.json").read_text())["actors"]) == 1
     scorer = Scorer(read_bundle(bundle), precision="float32")
     good = table.filter(pa.compute.is_valid(table["image_logit"])).to_pylist()
     for start in range(0, len(good), 16):
