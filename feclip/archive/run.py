@@ -263,6 +263,7 @@ def scored_options(config: ScoringConfig) -> dict[str, Any]:
         "topk_fraction": float(config.topk_fraction),
         "smoothing_sigma": float(config.smoothing_sigma),
         "precision": str(config.precision),
+        "jpeg_decoder": str(config.jpeg_decoder),
         "columns": None if config.columns is None else sorted(config.columns),
     }
 
