@@ -18,6 +18,7 @@ from feclip.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    ScoreConfig,
     changed_fields,
     flat_fields,
     plain,
@@ -247,3 +248,20 @@ def test_evaluations_that_cannot_be_are_told_at_the_door(
     assert stopped.value.code == 2
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "score.jpeg_decoder=nvjpeg decodes on the actors' GPUs: set score.gpus_per_actor above 0."),
+        (("--score.gpus_per_actor", "0.5", "--plan"), "plan with score.jpeg_decoder=pillow"),
+    ],
+)
+def test_nvjpeg_needs_a_gpu_and_has_no_plan(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--bundle", "/a", "--output", "/o", "--archive", "/i", "--score.jpeg_decoder", "nvjpeg", *flags)
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(ScoreConfig, given, prog="score.py", about="")
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

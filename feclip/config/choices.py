@@ -6,6 +6,7 @@ __all__ = [
     "Comparison",
     "Dataset",
     "EvaluatedSplit",
+    "JpegDecoder",
     "JpegDecoding",
     "Layout",
     "LfsStatistic",
@@ -55,6 +56,13 @@ class JpegDecoding(StrEnum):
 
     full = "full"
     scaled = "scaled"
+
+
+class JpegDecoder(StrEnum):
+    """Who decodes the JPEGs of an archive."""
+
+    pillow = "pillow"
+    nvjpeg = "nvjpeg"
 
 
 class Protocol(StrEnum):
