@@ -1,5 +1,5 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
-# make check  format, lint, types, import contracts, spelling, doctests
+# make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
 # make test   every test but those marked slow
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make bench  every row of benchmarks/README.md on the device it finds, then that table

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")  # the second one wins where it is set
 ROUNDING = 1e-6  # 1 / 0.1 is ten trials, not nine
 LIMITS_VARIABLE = "FECLIP_CLUSTER_LIMITS"
-"""What a cluster that scales can grow to (``CPU=256,GPU=8``): Ray's autoscaler keeps it to itself, so that a cluster whose
-machines come on demand would look too small for every job (docs/adr/0023)."""
+"""What a cluster can grow to (``CPU=256,GPU=8``). Ray's autoscaler keeps it to itself, so that a cluster whose machines
+come on demand would look too small for every job (docs/adr/0023)."""
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from head_node import RAY, Head, free_port, head_node
+from head_node import Head, free_port, head_node
 from job_runner import REPOSITORY
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 
@@ -60,15 +60,19 @@ def head(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
     config = folder / "cluster.json"
     config.write_text(json.dumps(fake_machines(cluster, gcs=f"127.0.0.1:{port}")))
     options = [option.removeprefix("--env ") for option in cluster["docker"]["run_options"] if "--env " in option]
-    env = ray_env | dict(option.split("=", 1) for option in options) | {
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_enable_autoscaler_v2": "1",  # as `ray up` does
-        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
-        "RAY_prestart_worker_first_driver": "0",  # 16 pretended cores are 16 processes on two real ones
-        "RAY_enable_worker_prestart": "0",
-    }
+    env = (
+        ray_env
+        | dict(option.split("=", 1) for option in options)
+        | {
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_FAKE_CLUSTER": "1",
+            "RAY_enable_autoscaler_v2": "1",  # as `ray up` does
+            "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+            "RAY_prestart_worker_first_driver": "0",  # 16 pretended cores are 16 processes on two real ones
+            "RAY_enable_worker_prestart": "0",
+        }
+    )
     cpus = cluster["available_node_types"][cluster["head_node_type"]]["resources"]["CPU"]
     flags = ("--num-cpus", str(cpus), "--autoscaling-config", str(config))
     with head_node(env, folder, *flags, port=port) as started:

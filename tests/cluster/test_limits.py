@@ -13,7 +13,9 @@ from feclip.errors import ConfigError
 @pytest.fixture
 def cold_cluster(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A head without cores, before any machine has come: what Ray 2.60 says there, with its own autoscaler."""
-    monkeypatch.setattr(session, "cluster_state", mock.Mock(**{"get_max_resources_from_cluster_config.return_value": None}))
+    monkeypatch.setattr(
+        session, "cluster_state", mock.Mock(**{"get_max_resources_from_cluster_config.return_value": None})
+    )
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"memory": 1e9})
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"memory": 1e9}}])
     return monkeypatch

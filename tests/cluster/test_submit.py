@@ -13,6 +13,7 @@ from feclip.bundle import read_bundle
 
 pytestmark = pytest.mark.cluster
 
+
 @pytest.fixture(scope="module")
 def dashboard(ray_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the dashboard of a head node on this machine, bound to loopback; yields its URL."""
