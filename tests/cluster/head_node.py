@@ -40,15 +40,17 @@ def free_port(*, above: int) -> int:
 
 
 @contextlib.contextmanager
-def head_node(env: dict[str, str], folder: Path, *flags: str, port: int | None = None) -> Iterator[Head]:
-    """Start a head node, wait until its job server answers, and end it with all that it started."""
+def head_node(
+    env: dict[str, str], folder: Path, *flags: str, ip: str = "127.0.0.1", port: int | None = None
+) -> Iterator[Head]:
+    """Start a head node, wait until its job server answers on loopback, and end it with all that it started."""
     port = free_port(above=8300) if port is None else port
     dashboard_port = free_port(above=port)
-    head = Head(gcs=f"127.0.0.1:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", log=folder / "head.log")
+    head = Head(gcs=f"{ip}:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", log=folder / "head.log")
     with head.log.open("w") as log:
         process = subprocess.Popen(
             [
-                RAY, "start", "--head", "--block", "--node-ip-address", "127.0.0.1", "--port", str(port),
+                RAY, "start", "--head", "--block", "--node-ip-address", ip, "--port", str(port),
                 "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port), *flags,
             ],
             env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
@@ -67,8 +69,8 @@ def head_node(env: dict[str, str], folder: Path, *flags: str, port: int | None =
         yield head
     finally:
         process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
