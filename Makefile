@@ -1,5 +1,5 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
-# make check  format, lint, types, import contracts, spelling, doctests
+# make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
 # make test   every test but those marked slow
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make bench  every row of benchmarks/README.md on the device it finds, then that table
@@ -29,6 +29,7 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest --doctest-modules -q feclip
 
 test: env
@@ -68,7 +69,7 @@ bench: env
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --extra dev pyproject.toml --output-file requirements.txt
+		--custom-compile-command "make lock" --extra dev --extra aws pyproject.toml --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
