@@ -138,6 +138,12 @@ def shown_timing(timing: Mapping[str, Any]) -> str:
     return f"{statistics.median(values):.3g} {timing['unit']} ({min(values):.3g} to {max(values):.3g})"
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, least and most of some measurements with four digits, for the facts of a record."""
+    found = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
