@@ -1,8 +1,8 @@
 """Anomalib's WinCLIP, zero-shot, random weights, on a folder of images, as `Engine.predict` runs it.
 
 It runs in an environment of its own (`requirements-winclip.txt`), without feclip. `benchmarks/winclip.py` starts it with
-the folder and a number of threads; then each line on its input is a batch size, and each line of its output, after the
-first, JSON with the images/s of the whole prediction and of the model in it.
+the folder and a number of threads. Its first line of output names its versions; then it answers each line, a batch
+size, with the images/s of the whole prediction and of the model in it.
 """
 
 import contextlib
@@ -60,6 +60,14 @@ class Clock(Callback):
         self.whole += time.perf_counter()
 
 
+def _checkpoint(model: WinClip, path: Path) -> Path:
+    """Save the model as it is: without a checkpoint, `predict` would first look for labelled images to validate on."""
+    model.setup("predict")
+    kept = {"state_dict": model.state_dict(), "epoch": 0, "global_step": 0}
+    torch.save(kept | {"pytorch-lightning_version": version("lightning")}, path)
+    return path
+
+
 def main() -> None:
     """Answer until the input ends."""
     folder, num_threads = sys.argv[1:]
@@ -70,12 +78,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, contextlib.chdir(home):
         model = WinClip(class_name="object", visualizer=False)
         clock = Clock(model.model)
-        engine = Engine(callbacks=[clock], logger=False, accelerator="cpu", default_root_dir=Path(home))
+        engine = Engine(
+            callbacks=[clock], logger=False, enable_progress_bar=False, accelerator="cpu", default_root_dir=Path(home)
+        )
+        checkpoint = _checkpoint(model, Path(home, "winclip.ckpt"))
         print(json.dumps(versions), file=answers, flush=True)
         for line in sys.stdin:
             dataset = PredictDataset(folder)
             loader = DataLoader(dataset, batch_size=int(line), collate_fn=dataset.collate_fn)
-            engine.predict(model=model, dataloaders=loader, return_predictions=False)
+            engine.predict(model=model, dataloaders=loader, return_predictions=False, ckpt_path=checkpoint)
             rates = {"images_per_second": len(dataset) / clock.whole}
             rates["model_images_per_second"] = len(dataset) / clock.model
             print(json.dumps(rates), file=answers, flush=True)
