@@ -1,6 +1,7 @@
 """What the rows of the scoring job share: bundles without training, archives of hard links, a job that is watched."""
 
 import contextlib
+import itertools
 import os
 import shutil
 import statistics
@@ -36,15 +37,25 @@ class JobFailedError(Exception):
 class JobRun:
     """One run of the scoring job."""
 
-    images_per_second: float
-    """From the first slice that stands to the last."""
     seconds_to_first_slice: float
     """Imports, Ray's start, listing, the model, and the first slice itself."""
-    seconds: float
-    """From the first slice to the last."""
-    num_slices: int
+    slices: tuple[tuple[float, int], ...]
+    """When each stood, seconds after the first, and its images; in the order of time, at least two."""
     memory: tuple[tuple[int, int], ...] = ()
     """Images written and bytes of all its processes, from the first slice to the last; empty where it was not asked."""
+
+    @property
+    def images_per_second(self) -> float:
+        """From the first slice to the last."""
+        return self.rates_of_parts(1)[0]
+
+    def rates_of_parts(self, num_parts: int) -> list[float]:
+        """Return images per second of as many parts of the job, one after another, of equally many slices or almost."""
+        ends = [round(part * (len(self.slices) - 1) / num_parts) for part in range(num_parts + 1)]
+        return [
+            sum(num for _, num in self.slices[first + 1 : last + 1]) / (self.slices[last][0] - self.slices[first][0])
+            for first, last in itertools.pairwise(ends)
+        ]
 
     @property
     def peak(self) -> int:
@@ -164,17 +175,14 @@ def _seen(output: Path, *, started: float, samples: Sequence[tuple[float, int]])
     if len(files) < 2:  # noqa: PLR2004 - a rate needs two points in time
         msg = f"{output} holds {len(files)} slices; a rate needs at least 2, so take more images."
         raise JobFailedError(msg)
-    seconds = times[-1] - times[0]
     memory = [
         (sum(num for num, then in zip(rows, times, strict=True) if then <= when), used)
         for when, used in samples
         if times[0] <= when <= times[-1]
     ]
     return JobRun(
-        images_per_second=sum(rows[1:]) / seconds,
         seconds_to_first_slice=times[0] - started,
-        seconds=seconds,
-        num_slices=len(files),
+        slices=tuple((when - times[0], num) for when, num in zip(times, rows, strict=True)),
         memory=tuple(memory),
     )
 

@@ -1,7 +1,7 @@
 """Anomalib's WinCLIP, zero-shot, random weights, on a folder of images, as `Engine.predict` runs it.
 
-It runs in an environment of its own (`requirements-winclip.txt`), without feclip. `benchmarks/winclip.py` starts it with
-the folder and a number of threads. Its first line of output names its versions; then it answers each line, a batch
+It runs in an environment of its own (`requirements-winclip.txt`), without feclip. `benchmarks/winclip.py` starts it
+with the folder and a number of threads. Its first line of output names its versions; then it answers each line, a batch
 size, with the images/s of the whole prediction and of the model in it.
 """
 
