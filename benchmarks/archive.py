@@ -105,8 +105,8 @@ def growth(*, sizes: tuple[int, ...] = SIZES, repeats: int = FEWEST_REPEATS, fol
 
     The pictures and the model are as small as they may be (64 px, random weights), so that it is the pipeline that is
     measured: listing, reading, decoding, the way between processes, rows and files. Slices are of one size, since a
-    job's own choice grows with the archive. The largest archive is scored once, amid the others, and the parts of that job
-    are its measurements.
+    job's own choice grows with the archive. The largest archive is scored once, amid the others, and the parts of that
+    job are its measurements.
 
     Args:
         sizes: Images of the archives, growing.
