@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear line within a minute, a non-zero exit code, and nothing left behind."""
+"""What a user can get wrong: one clear line, a non-zero exit code, and nothing left behind."""
 
 import shutil
 import socket
@@ -23,7 +23,6 @@ def is_clear(done: Finished, *named: str, output: Path | None = None, code: int 
     assert done.returncode == code, done.output
     assert all(text in done.error_line for text in named), done.error_line
     assert "Traceback" not in done.output
-    assert done.seconds < 60
     if output is not None:
         assert not output.exists() or not [path for path in output.rglob("*") if path.is_file()]
 
