@@ -79,7 +79,7 @@ def scale(
     gpu_name = torch.cuda.get_device_name() if device == "cuda" else None
     models = model_rates(statistics.median(measured), gpu_name=gpu_name, given=gpu_images_per_second)
     if gpu_name is None and gpu_images_per_second is None:
-        models = [models[0], _recorded_gpu(f"{backbone} at {image_size} px") or models[1]]
+        models = [models[0], recorded_gpu(f"{backbone} at {image_size} px") or models[1]]
     write_record(
         Record(
             row="scale",
@@ -109,7 +109,7 @@ def scale(
     )
 
 
-def _recorded_gpu(model: str) -> ModelRate | None:
+def recorded_gpu(model: str) -> ModelRate | None:
     """Return the rate of a GPU that a record holds for this model, or None where none was measured."""
     path = RESULTS / f"{GPU_RECORD}.json"
     record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

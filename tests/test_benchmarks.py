@@ -1,6 +1,7 @@
 """The page of the benchmarks says what the records say, and the literal rivals compute what feclip computes."""
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,37 @@ def test_every_row_has_a_command_that_writes_it_and_every_command_a_script(rows:
         script, *command = benchmark.command.split()
         source = (BENCHMARKS / script).read_text(encoding="utf-8")
         assert all(f"def {name}(" in source for name in command), benchmark
+
+
+def test_the_rate_of_a_job_starts_at_its_first_slice_and_its_memory_is_told_by_image() -> None:
+    job = importlib.import_module("scoring_job").JobRun(
+        seconds_to_first_slice=50.0,
+        slices=((0.0, 10), (1.0, 10), (2.0, 10), (4.0, 10), (6.0, 10)),
+        memory=((10, 500), (20, 520), (30, 540), (50, 580)),
+    )
+    assert job.images_per_second == pytest.approx(40 / 6)
+    assert job.rates_of_parts(2) == [10.0, 5.0]
+    assert job.peak_of_halves == (520, 580)
+    assert job.bytes_per_image == pytest.approx(2.0)
+
+
+def test_the_rate_of_a_gpu_comes_from_a_record_of_the_same_model_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: ModuleType
+) -> None:
+    scale = importlib.import_module("scale")
+    monkeypatch.setattr(scale, "RESULTS", tmp_path)
+    record = rows.read_records()["gpu_peak"] | {"ratio": 0.6, "device": "some GPU"}
+    record |= {"what": "whole model, ViT-L-14-336 at 336 px, batch 128", "facts": {"images_per_second": 900.0}}
+
+    def found(model: str, **changes: object) -> object:
+        (tmp_path / "gpu_peak.json").write_text(json.dumps(record | changes))
+        return scale.recorded_gpu(model)
+
+    assert scale.recorded_gpu("ViT-L-14-336 at 336 px") is None
+    assert found("ViT-L-14-336 at 336 px", ratio=None) is None
+    assert found("ViT-B-16 at 240 px") is None
+    rate = found("ViT-L-14-336 at 336 px")
+    assert (rate.images_per_second, rate.on_gpu) == (900.0, True)  # type: ignore[attr-defined]
 
 
 def test_a_benchmark_that_cannot_run_says_why_and_the_others_go_on(
