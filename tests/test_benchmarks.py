@@ -1,5 +1,6 @@
 """The page of the benchmarks says what the records say, and the literal rivals compute what feclip computes."""
 
+import doctest
 import importlib
 import json
 import sys
@@ -98,6 +99,12 @@ def test_facts_become_lists_and_tables(rows: ModuleType) -> None:
     assert section[start + 2] == "| ours | 1,234 (1,000 to 2,000) | 0.123 | 7 |"
     start = section.index("| actors | hours |")
     assert section[start + 2 : start + 4] == ["| 1 |  |", "| 64 | 0.5 |"]
+
+
+def test_the_examples_of_the_harness_are_true() -> None:
+    tried = doctest.testmod(importlib.import_module("harness"))
+    assert tried.attempted
+    assert not tried.failed
 
 
 def test_every_row_has_a_command_that_writes_it_and_every_command_a_script(rows: ModuleType) -> None:
