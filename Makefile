@@ -2,7 +2,7 @@
 # make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
 # make test   every test but those marked slow
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
-# make bench  every row of benchmarks/README.md on the device it finds, then that table
+# make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -58,14 +58,7 @@ runs/demo-archive/images: | env
 	$(BIN)/python -m feclip.demo archive runs/demo-archive --families unseen --image_size 128 --num_images 150 --seed 11
 
 bench: env
-	$(BIN)/python benchmarks/model.py lfs_statistic
-	$(BIN)/python benchmarks/model.py adapters
-	$(BIN)/python benchmarks/model.py whole_model
-	$(BIN)/python benchmarks/model.py gpu_peak
-	$(BIN)/python benchmarks/training_step.py step
-	$(BIN)/python benchmarks/training_step.py cached_step
-	$(BIN)/python benchmarks/training_step.py gpu_step
-	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/run.py
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
