@@ -55,6 +55,8 @@ class FeClipModel(nn.Module):
         patch_size: Side of a patch, in pixels.
         token_grid: ``(H_t, W_t)``.
         backbone_digest: SHA-256 of the CLIP's tensors.
+        gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
+            activations: less memory, more time, the same gradients.
 
     Raises:
         ValueError: If an argument is out of range or the image tower cannot be tapped.
@@ -87,6 +89,7 @@ class FeClipModel(nn.Module):
         self.patch_size: int = self.visual.patch_size[0]
         self.token_grid: tuple[int, int] = self.visual.grid_size
         self.backbone_digest = backbone.digest
+        self.gradient_checkpointing = False
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
@@ -255,7 +258,7 @@ class FeClipModel(nn.Module):
         for index, block in enumerate(self.tap_blocks):
             if index > 0:
                 between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
-                tokens = run_blocks(between, tokens, masked_keys)
+                tokens = run_blocks(between, tokens, masked_keys, recompute=self.gradient_checkpointing)
             grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
             patches = grid.flatten(1, 2)
             flat_seen = None if seen is None else seen.flatten(1)
