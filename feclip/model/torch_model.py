@@ -10,6 +10,7 @@ Gradients: nothing trainable precedes the first tap, so its class score never se
 build no graph. With the last block tapped, its adapters learn from the maps alone.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -237,6 +238,17 @@ class FeClipModel(nn.Module):
         tokens = embed_images(self.visual, images)
         blocks = self.visual.transformer.resblocks[: self.tap_blocks[0] + 1]
         return run_blocks(blocks, tokens, self._find_masked_keys(valid_tokens))
+
+    @property
+    def prefix_digest(self) -> str:
+        """SHA-256 over all that ``prefix`` depends on beside its arguments: weights, arithmetic and pixel statistics.
+
+        The image tower's own description names its activations and sizes; the number of heads does not stand in it.
+        """
+        heads = [getattr(block.attn, "num_heads", None) for block in self.visual.transformer.resblocks]
+        statistics = [self.pixel_mean.flatten().tolist(), self.pixel_std.flatten().tolist()]
+        parts = [self.backbone_digest, self.tap_blocks[0], self.padding == "attention", statistics, heads]
+        return hashlib.sha256(f"{parts} {self.visual}".encode()).hexdigest()
 
     def forward_from_prefix(self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
         """Score images whose ``prefix`` is at hand.
