@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from feclip import __version__
 from feclip.config import OptimConfig, PrefixCache
 from feclip.data import LabelledImages, join_uri, write_bytes
 from feclip.errors import RunError
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 DESCRIPTION_FILE = "about.json"
-VERSIONED = ("feclip", "open_clip_torch", "pillow", "torch")
+VERSIONED = ("open_clip_torch", "pillow", "torch")
 MEMORY = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 BITS = 8  # pixels of a packed mask in a byte
@@ -118,14 +119,14 @@ def open_stores(
     if optim.prefix_cache is PrefixCache.memory:
         sharing = ranks_of_machine(device=device)
         place = "the memory of each worker" + (f", {sharing} of them on a machine" if sharing > 1 else "")
-        _state(f"{said} in {place}", needed=num_images * size * sharing, free=free_memory(), device=device)
+        _announce(f"{said} in {place}", needed=num_images * size * sharing, free=free_memory(), device=device)
         return [_MemoryStore() for _ in data_sets]
     assert optim.prefix_cache_folder is not None  # OptimConfig requires it
     root = Path(optim.prefix_cache_folder)
     stores = [_disk_store(root, model, images, kept_as=tokens.dtype) for images in data_sets if len(images)]
     missing = sum(store.num_missing() for store in stores)
     said = f"{said} in {root}, {num_images - missing:,} of them there already"
-    _state(said, needed=missing * size, free=shutil.disk_usage(root).free, device=device)
+    _announce(said, needed=missing * size, free=shutil.disk_usage(root).free, device=device)
     opened = iter(stores)
     return [next(opened) if len(images) else None for images in data_sets]
 
@@ -164,7 +165,7 @@ def _disk_store(root: Path, model: FeClipModel, images: LabelledImages, *, kept_
         "prefix": model.prefix_digest,
         "input": dataclasses.asdict(images.options),
         "kept_as": str(kept_as),
-        "versions": {name: version(name) for name in VERSIONED},
+        "versions": {"feclip": __version__, **{name: version(name) for name in VERSIONED}},
     }
     text = json.dumps(about, indent=1, sort_keys=True) + "\n"
     folder = root / hashlib.sha256(text.encode()).hexdigest()
@@ -172,7 +173,7 @@ def _disk_store(root: Path, model: FeClipModel, images: LabelledImages, *, kept_
     return _DiskStore(folder, [f"{name}.safetensors" for name in names])
 
 
-def _state(said: str, *, needed: int, free: int, device: torch.device) -> None:
+def _announce(said: str, *, needed: int, free: int, device: torch.device) -> None:
     """Log the size of the cache, or raise on all ranks if the machine of any has no room for it."""
     rooms = gathered(torch.tensor([[needed, free]], dtype=torch.int64, device=device)).tolist()
     needed, free = max(rooms, key=lambda room: room[0] - room[1])
