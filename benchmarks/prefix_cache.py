@@ -26,22 +26,22 @@ RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 FITS = {"none": "none", "memory": "memory", "disk": "disk", "disk, full": "disk"}  # name: optim.prefix_cache
 
 
-def main(root: Path, *, folder: Path, epochs: int = 3, seed: int = 0, image_size: int | None = None) -> None:
+def main(root: Path, *, folder: Path, categories: str | None = None, epochs: int = 3, seed: int = 0) -> None:
     """Print the seconds of each epoch, and the last epoch's loss.
 
     Args:
         root: Pictures to train on, in MVTec layout.
         folder: Where ``disk`` keeps; must be empty.
+        categories: Categories to train on, comma-separated; null takes all.
         epochs: Epochs of each fit.
         seed: Seed of the adapters and the order of the pictures.
-        image_size: Side of the input, in pixels; null takes the recipe's.
     """
     torch.set_num_threads(1)
     if folder.is_dir() and any(folder.iterdir()):
         msg = f"{folder} must be empty."
         raise SystemExit(msg)
     flags = ["--config", str(RECIPE), "--data.root", str(root), "--output", "unused", f"--optim.epochs={epochs}"]
-    flags += [] if image_size is None else [f"--model.image_size={image_size}"]
+    flags += [] if categories is None else [f"--data.categories={categories}"]
     manifest = None
     for name, place in FITS.items():
         cache = [f"--optim.prefix_cache={place}", f"--optim.prefix_cache_folder={folder}"]
@@ -69,7 +69,9 @@ def main(root: Path, *, folder: Path, epochs: int = 3, seed: int = 0, image_size
             on_epoch=on_epoch,
         )
         shown = ", ".join(f"{after - before:.1f}" for before, after in itertools.pairwise(ends))
-        print(f"{name}: epochs of {shown} s; loss {last.metrics[-1]['loss']:.6f}", flush=True)
+        print(
+            f"{name}, {manifest.num_rows} images: epochs of {shown} s; loss {last.metrics[-1]['loss']:.6f}", flush=True
+        )
 
 
 if __name__ == "__main__":
