@@ -14,6 +14,7 @@ from feclip.config.choices import (
     LfsStatistic,
     PaddingMode,
     Precision,
+    PrefixCache,
     Protocol,
     Resize,
     SearchMethod,
@@ -23,7 +24,7 @@ from feclip.config.choices import (
 from feclip.config.cluster import ClusterConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
-from feclip.config.finetuning import DataConfig, FinetuneConfig, LossConfig, OptimConfig
+from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.scoring import (
@@ -42,6 +43,7 @@ __all__ = [
     "DEMO_DEFAULTS",
     "OPTIONAL_COLUMNS",
     "PRESET_NAMES",
+    "SPEED_FIELDS",
     "CalibrateConfig",
     "ClusterConfig",
     "Comparison",
@@ -65,6 +67,7 @@ __all__ = [
     "PaddingMode",
     "PlanningConfig",
     "Precision",
+    "PrefixCache",
     "Protocol",
     "Resize",
     "ScoreConfig",

@@ -12,6 +12,7 @@ __all__ = [
     "LfsStatistic",
     "PaddingMode",
     "Precision",
+    "PrefixCache",
     "Protocol",
     "Resize",
     "SearchMethod",
@@ -78,6 +79,14 @@ class Precision(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class PrefixCache(StrEnum):
+    """Where the tokens of the frozen blocks before the first tap are kept once an image was seen."""
+
+    none = "none"
+    memory = "memory"
+    disk = "disk"
 
 
 class SearchMethod(StrEnum):
