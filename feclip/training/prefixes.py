@@ -137,7 +137,7 @@ class PrefixSource:
 class _Found(NamedTuple):
     """What the store had, and of which row."""
 
-    index: int
+    row: int
     kept: KeptPrefix
 
 
