@@ -115,12 +115,17 @@ def test_what_changes_a_prefix_is_not_taken_from_the_disk(
     optim = kept_in("disk", tmp_path, epochs=1)
     run_fit(manifest, data, optim=optim)
 
+    def changed(name: str) -> pa.Table:
+        """Return the manifest with another digest in the first row that has one."""
+        column, digests = manifest.column_names.index(name), manifest[name].to_pylist()
+        digests[next(row for row, digest in enumerate(digests) if digest is not None)] = "0" * 64
+        return manifest.set_column(column, name, pa.array(digests))
+
     def others() -> Iterator[tuple[str, pa.Table, DataConfig, FeClipModel, int]]:
-        table, column = manifest, manifest.column_names.index("sha256")
-        moved = [value if row else "0" * 64 for row, value in enumerate(table["sha256"].to_pylist())]
-        model = build_model(MODEL, seed=7)
+        table, model = manifest, build_model(MODEL, seed=7)
         yield "itself", table, data, model, 0
-        yield "one image", table.set_column(column, "sha256", pa.array(moved)), data, model, 1
+        yield "one image", changed("sha256"), data, model, 1
+        yield "one mask", changed("mask_digest"), data, model, 1
         squashed = dataclasses.replace(data, resize="squash")
         yield "input", table, squashed, model, table.num_rows
         for name, fields in {
