@@ -69,9 +69,9 @@ def main(root: Path, *, folder: Path, categories: str | None = None, epochs: int
             on_epoch=on_epoch,
         )
         shown = ", ".join(f"{after - before:.1f}" for before, after in itertools.pairwise(ends))
-        print(
-            f"{name}, {manifest.num_rows} images: epochs of {shown} s; loss {last.metrics[-1]['loss']:.6f}", flush=True
-        )
+        print(f"{name}: epochs of {shown} s; loss {last.metrics[-1]['loss']:.6f}", flush=True)
+    assert manifest is not None
+    print(f"{manifest.num_rows} images, torch {torch.__version__}")
 
 
 if __name__ == "__main__":
