@@ -26,7 +26,7 @@ from feclip.demo import FAMILIES, write_archive
 JOB = Path(__file__).parents[1] / "jobs" / "score.py"
 NUM_PICTURES = 400  # distinct ones; an archive links to them again and again
 PER_FOLDER = 200
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 1.0
 
 
 class JobFailedError(Exception):
