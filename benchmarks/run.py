@@ -44,10 +44,10 @@ BENCHMARKS = (
     Benchmark("percentiles_10m", "calibration.py percentiles_10m", 12),
     Benchmark("scale", "scale.py", 5),
     Benchmark("decoding", "decoding.py", 10),
-    Benchmark("percentiles_100m", "calibration.py percentiles_100m", 15),
-    Benchmark("winclip", "winclip.py", 15),
+    Benchmark("percentiles_100m", "calibration.py percentiles_100m", 10),
+    Benchmark("winclip", "winclip.py", 10),
     Benchmark("archive_cpu", "archive.py archive_cpu", 20),
-    Benchmark("growth", "archive.py growth", 60),
+    Benchmark("growth", "archive.py growth", 20),
 )
 
 

@@ -26,7 +26,7 @@ from feclip.demo import FAMILIES, write_archive
 JOB = Path(__file__).parents[1] / "jobs" / "score.py"
 NUM_PICTURES = 400  # distinct ones; an archive links to them again and again
 PER_FOLDER = 200
-SAMPLE_SECONDS = 2.0
+SAMPLE_SECONDS = 1.0
 
 
 class JobFailedError(Exception):
@@ -180,6 +180,9 @@ def _seen(output: Path, *, started: float, samples: Sequence[tuple[float, int]])
         for when, used in samples
         if times[0] <= when <= times[-1]
     ]
+    if samples and not memory:
+        msg = f"{output} was done between two looks at its memory, {SAMPLE_SECONDS:g} s apart; take more images."
+        raise JobFailedError(msg)
     return JobRun(
         seconds_to_first_slice=times[0] - started,
         slices=tuple((when - times[0], num) for when, num in zip(times, rows, strict=True)),
