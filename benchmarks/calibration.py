@@ -203,7 +203,7 @@ def _read_columns(run: Run) -> pa.Table:
 def _quantiles(run: Run) -> list[float]:
     """Return what Ray's aggregation finds, which interpolates between two scores."""
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = ray.data.read_parquet(run.scores_folder).select_columns([COLUMN])
+    dataset = ray.data.read_parquet(run.scores_folder, columns=[COLUMN])
     wanted = [Quantile(on=COLUMN, q=float(name) / 100, alias_name=name) for name in PERCENTILES]
     found = dataset.aggregate(*wanted)
     return [found[name] for name in PERCENTILES]
