@@ -47,7 +47,9 @@ RATE_WANTED = 0.9  # of the fastest size's images/s
 MEMORY_WANTED = 1.1  # times the smallest size's peak, and of a second half the first half's
 
 
-def archive_cpu(*, images: int = 6000, repeats: int = FEWEST_REPEATS, folder: Path | None = None) -> None:
+def archive_cpu(
+    *, images: int = 6000, repeats: int = FEWEST_REPEATS, threads_per_actor: int = 2, folder: Path | None = None
+) -> None:
     """Compare the job with one process and a DataLoader, demonstration backbone; write the row ``archive_cpu``.
 
     The rival is the fastest of a few numbers of workers and threads, found by one short run each.
@@ -55,9 +57,11 @@ def archive_cpu(*, images: int = 6000, repeats: int = FEWEST_REPEATS, folder: Pa
     Args:
         images: Images of the archive; the rival scores them too.
         repeats: Runs of each, which take turns, at least 5.
+        threads_per_actor: Threads of the model in the job's one actor.
         folder: Working folder whose archive is used again; null takes a temporary one.
     """
     _require(repeats)
+    flags = ("--score.threads_per_actor", str(threads_per_actor))
     with _working(folder) as root:
         archive = linked_archive(root, images=images, picture_size=PICTURE_SIZE)
         bundle = untrained_bundle(root / "bundle", backbone="feclip-demo", pretrained=None)
@@ -66,13 +70,14 @@ def archive_cpu(*, images: int = 6000, repeats: int = FEWEST_REPEATS, folder: Pa
         jobs: list[JobRun] = []
         plain: list[dict[str, float]] = []
         for _ in range(repeats):
-            jobs.append(run_job(bundle, archive, root / "scores"))
+            jobs.append(run_job(bundle, archive, root / "scores", flags=flags))
             plain.append(_plain(bundle, archive, images=images, pair=best))
         facts = {
             "mean_kilobytes": round(mean_bytes(archive) / 1e3, 1),
             "seconds_to_first_slice": [round(job.seconds_to_first_slice, 1) for job in jobs],
             "rival_seconds_to_first_batch": [round(found["seconds_to_first_batch"], 1) for found in plain],
             "slices": len(jobs[0].slices),
+            "threads_per_actor": threads_per_actor,
             "aimed_at": f">= {CPU_AIM}",
             "rivals_tried_in_short": {
                 f"{pair[0]} workers, {pair[1]} threads": {"images_per_second": round(found["images_per_second"], 1)}

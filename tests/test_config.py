@@ -259,14 +259,16 @@ def test_evaluations_that_cannot_be_are_told_at_the_door(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "score.jpeg_decoder=nvjpeg decodes on the actors' GPUs: set score.gpus_per_actor above 0."),
-        (("--score.gpus_per_actor", "0.5", "--plan"), "plan with score.jpeg_decoder=pillow"),
+        (("nvjpeg",), "score.jpeg_decoder=nvjpeg decodes on the actors' GPUs: set score.gpus_per_actor above 0."),
+        (("nvjpeg", "--score.gpus_per_actor", "0.5", "--plan"), "plan with score.jpeg_decoder=pillow"),
+        (("pillow", "--score.threads_per_actor", "0"), "score.threads_per_actor must be at least 1, got 0"),
+        (("pillow", "--score.threads_per_actor", "2", "--plan"), "score.threads_per_actor must be 1, got 2"),
     ],
 )
-def test_nvjpeg_needs_a_gpu_and_has_no_plan(
+def test_what_actors_and_plans_cannot_do_is_told_at_the_door(
     flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ("--bundle", "/a", "--output", "/o", "--archive", "/i", "--score.jpeg_decoder", "nvjpeg", *flags)
+    given = ("--bundle", "/a", "--output", "/o", "--archive", "/i", "--score.jpeg_decoder", *flags)
     with pytest.raises(SystemExit) as stopped:
         parse_config(ScoreConfig, given, prog="score.py", about="")
     assert stopped.value.code == 2

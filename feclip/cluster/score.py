@@ -273,8 +273,11 @@ class _ScoringActor:
         config: ScoringConfig,
         calibration: Calibration | None,
     ) -> None:
+        import torch  # noqa: PLC0415 - see docs/adr/0020
+
         from feclip.scoring import Scorer  # noqa: PLC0415 - see docs/adr/0020
 
+        torch.set_num_threads(config.threads_per_actor)
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
         self._calibration = calibration

@@ -58,6 +58,9 @@ class ScoringConfig:
     GPU replayed as CUDA graphs. Needs a C++ compiler where the actors run."""
     num_actors: int = 1
     """Actors that hold the model."""
+    threads_per_actor: int = 1
+    """Threads of the model in each actor on a CPU. An actor reserves one core whatever this is; more pay where decoding
+    leaves cores idle, as on a machine of two."""
     gpus_per_actor: float = 0.0
     """GPUs of each actor, possibly a share of one; 0 scores on the CPU. Asked for here and never guessed."""
     jpeg_decoder: JpegDecoder = JpegDecoder.pillow
@@ -75,7 +78,7 @@ class ScoringConfig:
 
     def __post_init__(self) -> None:
         StatisticOptions(topk_fraction=self.topk_fraction, smoothing_sigma=self.smoothing_sigma)
-        for name in ("batch_size", "num_actors", "num_readers", "slice_size"):
+        for name in ("batch_size", "num_actors", "num_readers", "slice_size", "threads_per_actor"):
             value = getattr(self, name)
             if value is not None:
                 require(f"score.{name}", value, rule="at least 1", holds=value >= 1)
@@ -156,6 +159,9 @@ class ScoreConfig:
         require_texts(bundle=self.bundle, output=self.output)
         if self.plan and self.score.jpeg_decoder is JpegDecoder.nvjpeg:
             msg = "--plan measures decoding on cores: plan with score.jpeg_decoder=pillow."
+            raise ValueError(msg)
+        if self.plan and self.score.threads_per_actor != 1:
+            msg = f"--plan counts one core for a model on a CPU: score.threads_per_actor must be 1, got {self.score.threads_per_actor}."
             raise ValueError(msg)
         if not self.plan and self.planning != PlanningConfig():
             msg = "planning is read by --plan alone; give --plan, or leave planning out."
