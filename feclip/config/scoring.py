@@ -160,8 +160,9 @@ class ScoreConfig:
         if self.plan and self.score.jpeg_decoder is JpegDecoder.nvjpeg:
             msg = "--plan measures decoding on cores: plan with score.jpeg_decoder=pillow."
             raise ValueError(msg)
-        if self.plan and self.score.threads_per_actor != 1:
-            msg = f"--plan counts one core for a model on a CPU: score.threads_per_actor must be 1, got {self.score.threads_per_actor}."
+        threads = self.score.threads_per_actor
+        if self.plan and threads != 1:
+            msg = f"--plan counts one core for a model on a CPU: score.threads_per_actor must be 1, got {threads}."
             raise ValueError(msg)
         if not self.plan and self.planning != PlanningConfig():
             msg = "planning is read by --plan alone; give --plan, or leave planning out."
