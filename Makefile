@@ -1,8 +1,8 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
-# make check  format, lint, types, import contracts, spelling, doctests
+# make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
 # make test   every test but those marked slow
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
-# make bench  every row of benchmarks/README.md on the device it finds, then that table
+# make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
 
 PYTHON ?= python3
@@ -29,6 +29,7 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest --doctest-modules -q feclip
 
 test: env
@@ -57,18 +58,11 @@ runs/demo-archive/images: | env
 	$(BIN)/python -m feclip.demo archive runs/demo-archive --families unseen --image_size 128 --num_images 150 --seed 11
 
 bench: env
-	$(BIN)/python benchmarks/model.py lfs_statistic
-	$(BIN)/python benchmarks/model.py adapters
-	$(BIN)/python benchmarks/model.py whole_model
-	$(BIN)/python benchmarks/model.py gpu_peak
-	$(BIN)/python benchmarks/training_step.py step
-	$(BIN)/python benchmarks/training_step.py cached_step
-	$(BIN)/python benchmarks/training_step.py gpu_step
-	$(BIN)/python benchmarks/rows.py
+	$(BIN)/python benchmarks/run.py
 
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" --extra dev pyproject.toml --output-file requirements.txt
+		--custom-compile-command "make lock" --extra dev --extra aws pyproject.toml --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

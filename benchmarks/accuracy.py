@@ -23,7 +23,6 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +41,7 @@ from feclip.data import MANIFEST_SCHEMA, LabelledImages, Split
 from feclip.demo import FAMILIES, write_mvtec
 from feclip.errors import DataError, FeclipError
 from feclip.model import FeClipModel
-from feclip.training import fit, held_out_metrics
+from feclip.training import PrefixSource, fit, held_out_metrics
 
 logger = logging.getLogger("accuracy")
 
@@ -288,7 +287,8 @@ def _run_one(
 
 
 def _evaluate(model: FeClipModel, images: LabelledImages) -> dict[str, float]:
-    return held_out_metrics(model, images, device=torch.device("cpu"), num_threads=1, context=nullcontext())
+    cpu = torch.device("cpu")
+    return held_out_metrics(PrefixSource(model, images, precision="float32", device=cpu, num_threads=1))
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -87,12 +87,17 @@ def main(
         print(torch.cuda.max_memory_allocated() - before)
     else:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets VmHWM to VmRSS, see proc(5)
-        before = _status_bytes("VmRSS")
+        before = status_bytes("VmRSS")
         run()
-        print(_status_bytes("VmHWM") - before)
+        print(status_bytes("VmHWM") - before)
 
 
-def _status_bytes(name: str) -> int:
+def status_bytes(name: str) -> int:
+    """Return a field of this process's status, in bytes.
+
+    Args:
+        name: As in proc(5), ``VmRSS`` or ``VmHWM``.
+    """
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) << 10

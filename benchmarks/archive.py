@@ -1,189 +1,287 @@
 #!/usr/bin/env python
-"""Scoring an archive as a job, against a plain loop in one process with the same decoding and the same model.
+"""Scoring an archive as a job: against a plain loop, against its own stages on a GPU, and against itself as it grows.
 
-python benchmarks/archive.py score --images 20000 --folder runs/load
-python benchmarks/archive.py listing --objects 200000 --folder runs/listing
+python benchmarks/archive.py archive_cpu
+python benchmarks/archive.py growth
+python benchmarks/archive.py archive_gpu
+
+A job's rate is that from its first slice to its last; what comes before (imports, Ray's start, listing, the model)
+stands in the facts. Archives are hard links to a few hundred generated JPEGs.
 """
 
+import contextlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import threading
-import time
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from devices import TINY, name_of, not_measured
+from harness import FEWEST_REPEATS, Record, Timing, spread, write_record
 from jsonargparse import auto_cli
+from object_store import serving
+from scoring_job import JobRun, linked_archive, mean_bytes, run_job, untrained_bundle
+from stages import decoding_rate, model_rate
 
-from feclip.archive import Source, list_part, plan_parts
 from feclip.bundle import read_bundle
-from feclip.config import ListingConfig, Names
-from feclip.data import GuardedDecoder, fetch_and_decode, list_files, unpack_valid_pixels
-from feclip.demo import FAMILIES, write_archive
-from feclip.scoring import Scorer
 
-REPOSITORY = Path(__file__).parents[1]
-NUM_PICTURES = 400  # distinct ones; the archive links to them again and again
-PLAIN_IMAGES = 2000
-BATCH = 256
-SAMPLE_SECONDS = 1.0
+PLAIN_LOOP = Path(__file__).with_name("plain_loop.py")
+RIVALS = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""Workers of the DataLoader and threads of the model that are tried."""
+PICTURE_SIZE = 256
+SMALLEST_PICTURE = 64
+SIZES = (5_000, 20_000, 100_000)
+GROWTH_SLICE = 128
+GROWTH_INPUT = 24  # pixels: three by three tokens of the demonstration backbone
+BACKBONE, IMAGE_SIZE = "ViT-L-14-336", 336  # the paper's
 
-
-def score(*, bundle: str, folder: Path, images: int = 20_000) -> None:
-    """Print images/s of the job from its first slice on, of the plain loop, their ratio, and the memory over time.
-
-    Args:
-        bundle: Bundle to score with.
-        folder: Working folder; what is there of a former run is deleted.
-        images: Images of the archive.
-    """
-    shutil.rmtree(folder / "scores", ignore_errors=True)
-    archive = _archive(folder, images=images)
-    plain, shares = _plain_loop(bundle, archive)
-    sys.stdout.write(f"plain loop, one process, {PLAIN_IMAGES} images: {plain:.1f} images/s; {shares}\n")
-    command = [sys.executable, str(REPOSITORY / "jobs" / "score.py"), "--bundle", str(Path(bundle).absolute())]
-    command += ["--archive", str(archive), "--output", str(folder.absolute() / "scores")]
-    started = time.time()
-    mark = f"FECLIP_BENCHMARK={started}"
-    samples: list[tuple[float, int]] = []
-    with subprocess.Popen(command, env=os.environ | dict([mark.split("=", 1)])) as process:  # noqa: S603 - our own job
-        sampler = threading.Thread(target=_sample, args=(process, mark, samples), daemon=True)
-        sampler.start()
-        if process.wait():
-            sys.exit(process.returncode)
-    files = sorted(path.stat().st_mtime for path in (folder / "scores" / "scores").glob("*/slice-*.parquet"))
-    first, last = files[0], files[-1]
-    per_slice = images / len(files)
-    rate = (len(files) - 1) * per_slice / (last - first)
-    within = [rss for when, rss in samples if first <= when <= last]
-    halves = within[: len(within) // 2], within[len(within) // 2 :]
-    record = {
-        "images": images,
-        "plain_images_per_second": round(plain, 2),
-        "plain_shares": shares,
-        "job_images_per_second": round(rate, 2),
-        "ratio": round(rate / plain, 3),
-        "seconds_to_first_slice": round(first - started, 1),
-        "seconds": round(last - first, 1),
-        "peak_first_half_mib": max(halves[0]) >> 20,
-        "peak_second_half_mib": max(halves[1]) >> 20,
-        "peak_ratio": round(max(halves[1]) / max(halves[0]), 3),
-        "cpus": os.cpu_count(),
-    }
-    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+CPU_WANTED, CPU_AIM = 0.85, 0.95  # of the plain loop's images/s
+GPU_WANTED = 0.9  # of the slower stage's
+RATE_WANTED = 0.9  # of the fastest size's images/s
+MEMORY_WANTED = 1.1  # times the smallest size's peak, and of a second half the first half's
 
 
-def listing(*, folder: Path, objects: int = 200_000, repeats: int = 3) -> None:
-    """Print seconds to list an archive in one go and in parts, one after another in this process.
+def archive_cpu(*, images: int = 6000, repeats: int = FEWEST_REPEATS, folder: Path | None = None) -> None:
+    """Compare the job with one process and a DataLoader, demonstration backbone; write the row ``archive_cpu``.
+
+    The rival is the fastest of a few numbers of workers and threads, found by one short run each.
 
     Args:
-        folder: Working folder, which gets empty files.
-        objects: Objects of the archive, in 200 folders.
-        repeats: How often each is measured.
+        images: Images of the archive; the rival scores them too.
+        repeats: Runs of each, which take turns, at least 5.
+        folder: Working folder whose archive is used again; null takes a temporary one.
     """
-    root = folder / "objects"
-    if not root.is_dir():
-        for number in range(objects):
-            path = root / f"line={number % 10}" / f"date={number // 10 % 20}" / f"{number:08d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    source = Source(archive=str(root.absolute()), manifest=None, listing=ListingConfig(extensions=Names((".jpg",))))
-    seconds: dict[str, list[float]] = {"walk": [], "parts": []}
-    for _ in range(repeats):
-        start = time.perf_counter()
-        walked = sum(1 for _ in list_files(str(root)))
-        seconds["walk"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        parts = plan_parts(source)
-        listed = sum(len(block.table) for part in parts for block in list_part(part, source))
-        seconds["parts"].append(time.perf_counter() - start)
-        assert walked == listed == objects
-    for name, values in seconds.items():
-        rate = objects / statistics.median(values)
-        sys.stdout.write(
-            f"{name}: {statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f}), {rate:.0f}/s\n"
+    _require(repeats)
+    with _working(folder) as root:
+        archive = linked_archive(root, images=images, picture_size=PICTURE_SIZE)
+        bundle = untrained_bundle(root / "bundle", backbone="feclip-demo", pretrained=None)
+        tried = {pair: _plain(bundle, archive, images=max(images // 4, 64), pair=pair) for pair in RIVALS}
+        workers, threads = best = max(tried, key=lambda pair: tried[pair]["images_per_second"])
+        jobs: list[JobRun] = []
+        plain: list[dict[str, float]] = []
+        for _ in range(repeats):
+            jobs.append(run_job(bundle, archive, root / "scores"))
+            plain.append(_plain(bundle, archive, images=images, pair=best))
+        facts = {
+            "mean_kilobytes": round(mean_bytes(archive) / 1e3, 1),
+            "seconds_to_first_slice": [round(job.seconds_to_first_slice, 1) for job in jobs],
+            "rival_seconds_to_first_batch": [round(found["seconds_to_first_batch"], 1) for found in plain],
+            "slices": len(jobs[0].slices),
+            "aimed_at": f">= {CPU_AIM}",
+            "rivals_tried_in_short": {
+                f"{pair[0]} workers, {pair[1]} threads": {"images_per_second": round(found["images_per_second"], 1)}
+                for pair, found in tried.items()
+            },
+        }
+    ours = Timing(values=tuple(job.images_per_second for job in jobs), unit="images/s")
+    theirs = Timing(values=tuple(found["images_per_second"] for found in plain), unit="images/s")
+    ratio = ours.median / theirs.median
+    cores = len(os.sched_getaffinity(0))
+    write_record(
+        Record(
+            row="archive_cpu",
+            what=f"scoring {images:,} {_jpegs(PICTURE_SIZE)} from local disk, feclip-demo at 112 px, {cores} cores, "
+            "from the first slice to the last",
+            rival=f"one process, DataLoader (workers: {workers}), model (threads: {threads}), same decoding and model",
+            wanted=f">= {CPU_WANTED} of its images/s",
+            command=f"python benchmarks/archive.py archive_cpu --images {images} --repeats {repeats}",
+            ratio=ratio,
+            ratio_of="ours / rival, images/s",
+            met=ratio >= CPU_WANTED,
+            ours=ours,
+            theirs=theirs,
+            facts=facts,
         )
-    sys.stdout.write(f"{len(parts)} parts; Ray tasks divide them\n")
+    )
 
 
-def _archive(folder: Path, *, images: int) -> Path:
-    """Return an archive of hard links to a few hundred generated pictures, 200 in a folder."""
-    pictures = folder / "pictures"
-    if not pictures.is_dir():
-        write_archive(pictures, seed=0, families=FAMILIES["unseen"], num_images=NUM_PICTURES, defect_fraction=0.1)
-    archive = folder.absolute() / f"archive-{images}"
-    if not archive.is_dir():
-        found = sorted((pictures / "images").rglob("*.jpg"))
-        for number in range(images):
-            target = archive / f"line={number // 2000}" / f"date={number // 200}" / f"{number:08d}.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(found[number % len(found)], target)
-    return archive
+def growth(*, sizes: tuple[int, ...] = SIZES, repeats: int = FEWEST_REPEATS, folder: Path | None = None) -> None:
+    """Compare jobs over archives of growing size; write the row ``growth``.
 
+    The pictures and the model are as small as they may be (64 px, random weights), so that it is the pipeline that is
+    measured: listing, reading, decoding, the way between processes, rows and files. Slices are of one size, since a
+    job's own choice grows with the archive. The largest archive is scored once, amid the others, and the parts of that
+    job are its measurements.
 
-def _plain_loop(bundle_uri: str, archive: Path) -> tuple[float, dict[str, float]]:
-    """Return images/s of fetch, decode and score, one after another, in batches like the job's slices; and its parts.
-
-    The parts are shares of the loop's time: reading and decoding (in the decoder's child), model and statistics.
+    Args:
+        sizes: Images of the archives, growing.
+        repeats: Jobs of each size but the largest, which take turns, and parts of that one's job; at least 5.
+        folder: Working folder whose archives are used again; null takes a temporary one.
     """
-    bundle = read_bundle(bundle_uri)
-    torch.set_num_threads(1)
-    scorer = Scorer(bundle)
-    uris = [str(path) for path in sorted(archive.rglob("*.jpg"))[:PLAIN_IMAGES]]
-    with GuardedDecoder(bundle.input_options) as decoder:
-        _score_all(uris[:BATCH], scorer=scorer, decoder=decoder)
-        start = time.perf_counter()
-        decoding = _score_all(uris, scorer=scorer, decoder=decoder)
-    seconds = time.perf_counter() - start
-    share = decoding / seconds
-    return len(uris) / seconds, {"read and decode": round(share, 3), "model and statistics": round(1 - share, 3)}
+    _require(repeats)
+    flags = ["--score.slice_size", str(GROWTH_SLICE)]
+    with _working(folder) as root:
+        archives = {size: linked_archive(root, images=size, picture_size=SMALLEST_PICTURE) for size in sizes}
+        bundle = untrained_bundle(root / "bundle", backbone="feclip-demo", image_size=GROWTH_INPUT)
+        jobs: dict[int, list[JobRun]] = {size: [] for size in sizes}
+        for turn in range(repeats):
+            for size in sizes if turn == repeats // 2 else sizes[:-1]:
+                jobs[size].append(run_job(bundle, archives[size], root / "scores", flags=flags, watches_memory=True))
+    (largest,) = jobs[sizes[-1]]
+    rates = {size: Timing(values=tuple(job.images_per_second for job in jobs[size]), unit="images/s") for size in sizes}
+    rates[sizes[-1]] = Timing(values=tuple(largest.rates_of_parts(repeats)), unit="images/s")
+    medians = [timing.median for timing in rates.values()]
+    peaks = {size: statistics.median(job.peak for job in jobs[size]) for size in sizes}
+    halves = largest.peak_of_halves[1] / largest.peak_of_halves[0]
+    ratio, memory = min(medians) / max(medians), max(peaks.values()) / peaks[sizes[0]]
+    write_record(
+        Record(
+            row="growth",
+            what=f"scoring {', '.join(f'{size:,}' for size in sizes)} {_jpegs(SMALLEST_PICTURE)} on the CPU with "
+            f"feclip-demo at {GROWTH_INPUT} px, random weights; ours is the largest, its {repeats} parts",
+            rival=f"itself at {sizes[0]:,}",
+            wanted="images/s within 10 %, memory flat (within 10 %)",
+            command=f"python benchmarks/archive.py growth --sizes [{','.join(map(str, sizes))}]",
+            ratio=ratio,
+            ratio_of="slowest / fastest size, images/s",
+            met=ratio >= RATE_WANTED and memory <= MEMORY_WANTED and halves <= MEMORY_WANTED,
+            ours=rates[sizes[-1]],
+            theirs=rates[sizes[0]],
+            facts={
+                "largest_peak_by_smallest_sizes": memory,
+                "peak_of_second_half_by_first_half_of_largest": halves,
+                "slice_size": GROWTH_SLICE,
+                "memory": "all processes of the job, shared pages counted once, from the first slice to the last",
+                "sizes": [_size_line(size, rates[size], jobs[size]) for size in sizes],
+            },
+        )
+    )
 
 
-def _score_all(uris: list[str], *, scorer: Scorer, decoder: GuardedDecoder) -> float:
-    """Score images and return the seconds that reading and decoding took."""
-    decoding = 0.0
-    for first in range(0, len(uris), BATCH):
-        start = time.perf_counter()
-        fetched = [fetch_and_decode(uri, decoder=decoder) for uri in uris[first : first + BATCH]]
-        decoding += time.perf_counter() - start
-        images = [found.image for found in fetched if found.image is not None]
-        valid = [
-            unpack_valid_pixels(image.valid_box, image.valid_mask, image_size=scorer.image_size) for image in images
-        ]
-        scorer.score(np.stack([image.pixels for image in images]), np.stack(valid))
-    return decoding
+def archive_gpu(
+    *,
+    backbone: str = BACKBONE,
+    image_size: int = IMAGE_SIZE,
+    picture_size: int = 1024,
+    images: int = 20_000,
+    batch_size: int = 64,
+    repeats: int = FEWEST_REPEATS,
+    folder: Path | None = None,
+) -> None:
+    """Compare the job on one GPU, from object storage on this machine, with its stages alone; write ``archive_gpu``.
+
+    Args:
+        backbone: Name of the open_clip model, random weights.
+        image_size: Side of the input, pixels.
+        picture_size: Side of the square with the area of each JPEG, pixels.
+        images: Images of the archive.
+        batch_size: Images in one forward pass.
+        repeats: Runs of each, which take turns, at least 5; without a GPU each runs once.
+        folder: Working folder whose archive is used again; null takes a temporary one.
+    """
+    _require(repeats)
+    named = _GpuRun(backbone, image_size, picture_size, images, batch_size)
+    if torch.cuda.is_available():
+        write_record(_archive_gpu(named, named=named, device=torch.device("cuda"), repeats=repeats, folder=folder))
+        return
+    tiny = _GpuRun(TINY.backbone, TINY.image_size, SMALLEST_PICTURE, 64, TINY.batch)
+    record = _archive_gpu(tiny, named=named, device=torch.device("cpu"), repeats=1, folder=None)
+    write_record(not_measured(record, ran=f"{tiny.images} images, {TINY}"))
 
 
-def _sample(process: "subprocess.Popen[bytes]", mark: str, samples: list[tuple[float, int]]) -> None:
-    """Record the resident memory of the job and of all it started, shared memory counted once for each process."""
-    while process.poll() is None:
-        samples.append((time.time(), sum(_private_bytes(folder) for folder in _members(mark))))
-        time.sleep(SAMPLE_SECONDS)
+@dataclass(frozen=True)
+class _GpuRun:
+    backbone: str
+    image_size: int
+    picture_size: int
+    images: int
+    batch_size: int
 
 
-def _members(mark: str) -> Iterator[Path]:
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if mark.encode() in (folder / "environ").read_bytes():
-                    yield folder
-            except OSError:
-                continue
+def _archive_gpu(run: _GpuRun, *, named: _GpuRun, device: torch.device, repeats: int, folder: Path | None) -> Record:
+    on_gpu = device.type == "cuda"
+    cores = len(os.sched_getaffinity(0))
+    flags = ["--score.batch_size", str(run.batch_size), "--score.gpus_per_actor", "1" if on_gpu else "0"]
+    jobs: list[JobRun] = []
+    alone: dict[str, list[float]] = {"decoding": [], "model": []}
+    with _working(folder) as root:
+        local = linked_archive(root, images=run.images, picture_size=run.picture_size)
+        bundle = untrained_bundle(root / "bundle", backbone=run.backbone, image_size=run.image_size)
+        paths = sorted(local.rglob("*.jpg"))[: min(run.images, 1000)]
+        for _ in range(repeats):
+            with serving(local.parent) as store:
+                archive = f"s3://{local.name}"
+                jobs.append(
+                    run_job(
+                        bundle,
+                        archive,
+                        root / "scores",
+                        flags=[*flags, "--cluster.storage_endpoint", store.endpoint],
+                        environment=store.environment,
+                    )
+                )
+            alone["decoding"].append(decoding_rate(paths, read_bundle(bundle).input_options, num_processes=cores))
+            alone["model"].append(model_rate(bundle, device=device, batch_size=run.batch_size))
+        megabytes = mean_bytes(local) / 1e6
+    slower = min(alone, key=lambda stage: statistics.median(alone[stage]))
+    ours = Timing(values=tuple(job.images_per_second for job in jobs), unit="images/s")
+    theirs = Timing(values=tuple(alone[slower]), unit="images/s")
+    ratio = ours.median / theirs.median
+    return Record(
+        row="archive_gpu",
+        what=f"scoring {named.images:,} {_jpegs(named.picture_size)} from S3 on this machine with {named.backbone} at "
+        f"{named.image_size} px, batch {named.batch_size}, bfloat16, one GPU, {cores} cores",
+        rival="the slower of decoding on all cores and the model alone on resident batches"
+        + (f": {slower}" if on_gpu else ""),
+        wanted=f">= {GPU_WANTED} of its images/s",
+        command="python benchmarks/archive.py archive_gpu",
+        ratio=ratio,
+        ratio_of="ours / rival, images/s",
+        met=ratio >= GPU_WANTED,
+        ours=ours,
+        theirs=theirs,
+        device=name_of(device),
+        facts={
+            "mean_megabytes": round(megabytes, 3),
+            "seconds_to_first_slice": [round(job.seconds_to_first_slice, 1) for job in jobs],
+            "alone": {stage: {"images_per_second": spread(values)} for stage, values in alone.items()},
+        },
+    )
 
 
-def _private_bytes(folder: Path) -> int:
-    try:
-        fields = (folder / "status").read_text().splitlines()
-    except OSError:
-        return 0
-    found = {line.split(":")[0]: line.split()[1] for line in fields if line.startswith(("RssAnon", "RssFile"))}
-    return sum(int(value) for value in found.values()) << 10
+def _plain(bundle: str, archive: Path, *, images: int, pair: tuple[int, int]) -> dict[str, float]:
+    """Run the plain loop in a process of its own and return what it prints."""
+    command = [sys.executable, str(PLAIN_LOOP), "--bundle", bundle, "--archive", str(archive), "--images", str(images)]
+    command += ["--num_workers", str(pair[0]), "--num_threads", str(pair[1])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)  # noqa: S603 - our own script
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _size_line(size: int, rates: Timing, jobs: list[JobRun]) -> dict[str, Any]:
+    slopes = [job.bytes_per_image * 1000 / 2**20 for job in jobs]
+    return {
+        "images": size,
+        "images_per_second": spread(rates.values),
+        "seconds_to_first_slice": spread([job.seconds_to_first_slice for job in jobs]),
+        "peak_mib": spread([job.peak / 2**20 for job in jobs]),
+        "slope_mib_per_1000_images": spread(slopes),
+    }
+
+
+def _jpegs(side: int) -> str:
+    return f"JPEGs of about {side} x {side} px"
+
+
+@contextlib.contextmanager
+def _working(folder: Path | None) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feclip-archive-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder.absolute()
+
+
+def _require(repeats: int) -> None:
+    if repeats < FEWEST_REPEATS:
+        sys.exit(f"--repeats must be at least {FEWEST_REPEATS}, got {repeats}.")
 
 
 if __name__ == "__main__":
-    auto_cli([score, listing])
+    auto_cli([archive_cpu, growth, archive_gpu])

@@ -20,6 +20,8 @@ import torch
 
 RESULTS = Path(__file__).with_name("results")
 FEWEST_REPEATS = 5
+SPREAD = ("median", "least", "most")
+"""Keys of a measurement with its spread, in the facts of a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class Record:
     command: str
     """What repeats it."""
     ratio: float | None
-    """Ours and the rival's medians divided, as ``ratio_of`` says; None where it was not measured."""
+    """Ours and the rival's medians divided, as ``ratio_of`` says; None where it was not measured, or where what was
+    measured is a ``table`` in the facts."""
     ratio_of: str
     """What is divided by what: ``rival / ours, time`` is above 1 where ours is faster."""
     met: bool | None
@@ -123,8 +126,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def is_table(record: Mapping[str, Any]) -> bool:
+    """Return whether what a record holds is no ratio but a ``table`` in its facts."""
+    return record["ratio"] is None and "table" in record["facts"]
+
+
 def line_of(record: Mapping[str, Any]) -> str:
     """Return one record, as `write_record` writes it, as a line for a terminal."""
+    if is_table(record):
+        return f"{record['row']}: {json.dumps(record['facts'], indent=1)}"
     if record["ratio"] is None:
         return f"{record['row']}: not measured on {record['device']} (wanted {record['wanted']})"
     spreads = [shown_timing(record[side]) for side in ("ours", "theirs") if record[side] is not None]
@@ -136,6 +146,33 @@ def shown_timing(timing: Mapping[str, Any]) -> str:
     """Return median and spread of one candidate's measurements."""
     values: Sequence[float] = timing["values"]
     return f"{statistics.median(values):.3g} {timing['unit']} ({min(values):.3g} to {max(values):.3g})"
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return median, least and most of some measurements with four digits, for the facts of a record."""
+    found = (statistics.median(values), min(values), max(values))
+    return {name: float(f"{value:.4g}") for name, value in zip(SPREAD, found, strict=True)}
+
+
+def shown_spread(found: Mapping[str, float]) -> str:
+    """Return what `spread` found as text.
+
+    Example:
+        >>> shown_spread(spread([1200.0, 1000.0, 1234.5]))
+        '1,200 (1,000 to 1,234)'
+    """
+    median, least, most = (shown_number(found[name]) for name in SPREAD)
+    return f"{median} ({least} to {most})"
+
+
+def shown_number(value: float) -> str:
+    """Return three digits, and whole numbers in full.
+
+    Example:
+        >>> shown_number(0.012345), shown_number(12.345), shown_number(12345.6), shown_number(7)
+        ('0.0123', '12.3', '12,346', '7')
+    """
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004 - digits
 
 
 def _processor() -> str:

@@ -97,7 +97,8 @@ def adapters(
     if not measured:
         sizes = {"batch": 1, "grid": 2 * window, "width": 32, "window": window}
     record = _adapters("adapters_gpu", device, sizes=sizes, shape=f"{shape}, GPU", repeats=repeats)
-    write_record(record if measured else not_measured(record, ran=str(sizes)))
+    ran = ", ".join(f"{name} {number}" for name, number in sizes.items())
+    write_record(record if measured else not_measured(record, ran=ran))
 
 
 def whole_model(

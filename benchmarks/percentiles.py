@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import ray
+from memory import descendants, pss
 
 from feclip.calibration import Variant, rank_of
 from feclip.calibration.counts import Counts, bins_of, keys_of, merge_all, score_at
@@ -98,34 +99,14 @@ def peak_memory(function: Callable[[], object]) -> dict[str, int]:
 
 def _memory() -> tuple[int, int]:
     """Return the memory of this process and Ray's workers, and of Ray's other processes, in bytes."""
-    work, services = _pss(Path("/proc/self")), 0
-    for folder in _descendants():
+    work, services = pss(Path("/proc/self")), 0
+    for folder in descendants(os.getpid()):
         name = (folder / "cmdline").read_bytes() if folder.exists() else b""
         if name.startswith(b"ray::"):
-            work += _pss(folder)
+            work += pss(folder)
         else:
-            services += _pss(folder)
+            services += pss(folder)
     return work, services
-
-
-def _descendants() -> list[Path]:
-    parents = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return [Path("/proc", str(pid)) for pid in found - {os.getpid()}]
-
-
-def _pss(folder: Path) -> int:
-    with contextlib.suppress(OSError):  # it has ended meanwhile
-        for line in (folder / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) << 10
-    return 0
 
 
 if __name__ == "__main__":

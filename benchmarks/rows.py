@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import RESULTS, shown_timing
+from harness import RESULTS, SPREAD, is_table, shown_number, shown_spread, shown_timing
 
 README = Path(__file__).with_name("README.md")
 NOT_MEASURED = "not measured"
@@ -109,9 +109,10 @@ Each row is measured against its rival in the same run: the two take turns, and 
 5 calls with the smallest and the largest. The ratio is of medians. Where a row needs a device that was not at hand it
 says "not measured"; nothing in this table is an estimate.
 
-    make bench                                 # every row on the device it finds, then this table
-    python benchmarks/model.py lfs_statistic   # one row; its command stands in its record
-    python benchmarks/rows.py                  # this table again, from benchmarks/results/
+    make bench                                          # every row on the device it finds, then this table
+    python benchmarks/run.py --only winclip,archive_cpu # some rows, then this table
+    python benchmarks/run.py --list                     # the rows, the command of each and how long it takes
+    python benchmarks/rows.py                           # this table again, from benchmarks/results/
 
 This file is written by `benchmarks/rows.py`. Further numbers of a row (memory, differences, sizes) stand under the
 table and in `benchmarks/results/<row>.json`. Rows of the model have random weights, which change no time.
@@ -138,12 +139,13 @@ def render(records: Mapping[str, Mapping[str, Any]], rows: Sequence[Row] = ROWS)
             else:
                 lines.append(_cells(name, row.what, row.rival, row.wanted, NOT_MEASURED, "", "", "", ""))
     lines += [_line(name, record, machines) for name, record in sorted(left.items())]
-    facts = [line for name in sorted(records) for line in _facts(name, records[name])]
+    facts = [_facts(name, records[name]) for name in sorted(records) if records[name]["facts"]]
     parts = [
         INTRODUCTION,
         "\n".join([_cells(*head), f"|{'---|' * len(head)}", *lines]),
         "## Machines\n\n" + "\n".join(f"{number}. {text}" for number, text in enumerate(machines, start=1)),
-        "## Further numbers of the runs\n\n" + "\n".join(facts),
+        "## Further numbers of the runs",
+        *facts,
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -164,6 +166,7 @@ def _line(name: str, record: Mapping[str, Any], machines: list[str]) -> str:
     if machine not in machines:
         machines.append(machine)
     ratio = NOT_MEASURED if record["ratio"] is None else f"{record['ratio']:.3g} ({record['ratio_of']})"
+    ratio = "a table, below" if is_table(record) else ratio
     reached = {None: "", True: "yes", False: "no"}[record["met"]]
     timings = ["" if record[side] is None else shown_timing(record[side]) for side in ("ours", "theirs")]
     where = f"{machines.index(machine) + 1}, {record['machine']['num_threads']} threads"
@@ -177,15 +180,63 @@ def _machine(record: Mapping[str, Any]) -> str:
     return f"{cores}, Python {machine['python']}, torch {machine['torch']}"
 
 
-def _facts(name: str, record: Mapping[str, Any]) -> list[str]:
-    if not record["facts"]:
-        return []
-    shown = "; ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in record["facts"].items())
-    return [f"- {name}: {shown} ({record['date']}, {record['commit']})"]
+def _facts(name: str, record: Mapping[str, Any]) -> str:
+    """Return a section with the facts of a record: those of one line as a list, then each table."""
+    lines = [f"- {_words(key)}: {_shown(value)}" for key, value in record["facts"].items() if _table_of(value) is None]
+    tables = [
+        f"{_words(key)}:\n\n{_table(found)}"
+        for key, value in record["facts"].items()
+        if (found := _table_of(value)) is not None
+    ]
+    head = f"### {name}\n\n`{record['command']}`, {record['date']}, commit {record['commit']}"
+    return "\n\n".join([head, "\n".join(lines), *tables] if lines else [head, *tables])
+
+
+def _table_of(value: object) -> list[Mapping[str, Any]] | None:
+    """Return a fact's lines if it is a table: a list of mappings, or a mapping of mappings, by their names."""
+    if isinstance(value, Mapping) and value and all(isinstance(line, Mapping) for line in value.values()):
+        return None if all(map(_is_spread, value.values())) else [{"": key} | line for key, line in value.items()]
+    if isinstance(value, list) and value and all(isinstance(line, Mapping) for line in value):
+        return value
+    return None
+
+
+def _table(lines: Sequence[Mapping[str, Any]]) -> str:
+    flat = [_flat(line) for line in lines]
+    names = list(dict.fromkeys(name for line in flat for name in line))
+    cells = [_cells(*(_shown(line.get(name)) for name in names)) for line in flat]
+    return "\n".join([_cells(*map(_words, names)), f"|{'---|' * len(names)}", *cells])
+
+
+def _flat(line: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line with what is nested in columns of its own."""
+    flat: dict[str, Any] = {}
+    for name, value in line.items():
+        if isinstance(value, Mapping) and not _is_spread(value):
+            flat |= {f"{name}, {inner}": within for inner, within in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _is_spread(value: object) -> bool:
+    return isinstance(value, Mapping) and tuple(value) == SPREAD
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if _is_spread(value):
+        return shown_spread(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(str(key))} {_shown(within)}" for key, within in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return shown_number(value)
 
 
 def _cells(*cells: str) -> str:

@@ -1,6 +1,8 @@
 """The page of the benchmarks says what the records say, and the literal rivals compute what feclip computes."""
 
+import doctest
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +53,8 @@ def test_the_page_names_every_record_once(rows: ModuleType) -> None:
     assert all(len(lines_of(page, name)) == 1 for name in records)
     for name, record in records.items():
         assert record["row"] == name
-        assert ("not measured" in lines_of(page, name)[0]) == (record["ratio"] is None)
+        measured = record["ratio"] is not None or "table" in record["facts"]
+        assert ("not measured" in lines_of(page, name)[0]) != measured
 
 
 def test_rows_without_a_record_are_marked_as_not_measured(rows: ModuleType) -> None:
@@ -74,6 +77,95 @@ def test_a_record_without_a_gpu_holds_no_number(rows: ModuleType) -> None:
     for name, record in rows.read_records().items():
         if record["ratio"] is None:
             assert record["ours"] is record["theirs"] is record["met"] is None, name
+
+
+def test_facts_become_lists_and_tables(rows: ModuleType) -> None:
+    speed = {"median": 1234.5, "least": 1000.0, "most": 2000}
+    facts = {
+        "versions": {"numpy": "2.4", "torch": "2.15"},
+        "peak_mib": 192.4,
+        "by_stage": {"fetch": speed, "decode": speed},
+        "candidates": {"ours": {"images_per_second": speed, "apart": {"mean": 0.123456, "largest": 7}}},
+        "table": [{"actors": 1, "hours": None}, {"actors": 64, "hours": 0.5}],
+    }
+    record = rows.read_records()["lfs_statistic"] | {"ratio": None, "ours": None, "theirs": None, "met": None}
+    page = rows.render({"scale": record | {"row": "scale", "facts": facts}})
+    assert "a table, below" in lines_of(page, "scale")[0]
+    section = page[page.index("### scale") :].splitlines()
+    assert "- versions: numpy 2.4, torch 2.15" in section
+    assert "- peak mib: 192" in section
+    assert "- by stage: fetch 1,234 (1,000 to 2,000), decode 1,234 (1,000 to 2,000)" in section
+    start = section.index("|  | images per second | apart, mean | apart, largest |")
+    assert section[start + 2] == "| ours | 1,234 (1,000 to 2,000) | 0.123 | 7 |"
+    start = section.index("| actors | hours |")
+    assert section[start + 2 : start + 4] == ["| 1 |  |", "| 64 | 0.5 |"]
+
+
+def test_the_examples_of_the_harness_are_true() -> None:
+    tried = doctest.testmod(importlib.import_module("harness"))
+    assert tried.attempted
+    assert not tried.failed
+
+
+def test_every_row_has_a_command_that_writes_it_and_every_command_a_script(rows: ModuleType) -> None:
+    run = importlib.import_module("run")
+    names = [benchmark.name for benchmark in run.BENCHMARKS]
+    assert len({*names}) == len(names)
+    for row in rows.ROWS:
+        assert any(row.names[0].startswith(name) for name in names), row.names
+    for benchmark in run.BENCHMARKS:
+        script, *command = benchmark.command.split()
+        source = (BENCHMARKS / script).read_text(encoding="utf-8")
+        assert all(f"def {name}(" in source for name in command), benchmark
+
+
+def test_the_rate_of_a_job_starts_at_its_first_slice_and_its_memory_is_told_by_image() -> None:
+    job = importlib.import_module("scoring_job").JobRun(
+        seconds_to_first_slice=50.0,
+        slices=((0.0, 10), (1.0, 10), (2.0, 10), (4.0, 10), (6.0, 10)),
+        memory=((10, 500), (20, 520), (30, 540), (50, 580)),
+    )
+    assert job.images_per_second == pytest.approx(40 / 6)
+    assert job.rates_of_parts(2) == [10.0, 5.0]
+    assert job.peak_of_halves == (520, 580)
+    assert job.bytes_per_image == pytest.approx(2.0)
+
+
+def test_the_rate_of_a_gpu_comes_from_a_record_of_the_same_model_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: ModuleType
+) -> None:
+    scale = importlib.import_module("scale")
+    monkeypatch.setattr(scale, "RESULTS", tmp_path)
+    record = rows.read_records()["gpu_peak"] | {"ratio": 0.6, "device": "some GPU"}
+    record |= {"what": "whole model, ViT-L-14-336 at 336 px, batch 128", "facts": {"images_per_second": 900.0}}
+
+    def found(model: str, **changes: object) -> object:
+        (tmp_path / "gpu_peak.json").write_text(json.dumps(record | changes))
+        return scale.recorded_gpu(model)
+
+    assert scale.recorded_gpu("ViT-L-14-336 at 336 px") is None
+    assert found("ViT-L-14-336 at 336 px", ratio=None) is None
+    assert found("ViT-B-16 at 240 px") is None
+    rate = found("ViT-L-14-336 at 336 px")
+    assert (rate.images_per_second, rate.on_gpu) == (900.0, True)  # type: ignore[attr-defined]
+
+
+def test_a_benchmark_that_cannot_run_says_why_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = importlib.import_module("run")
+    (tmp_path / "bad.py").write_text("raise SystemExit('no such device')")
+    (tmp_path / "good.py").write_text("print('measured')")
+    (tmp_path / "rows.py").write_text("print('table written')")
+    monkeypatch.setattr(run, "FOLDER", tmp_path)
+    monkeypatch.setattr(run, "BENCHMARKS", (run.Benchmark("bad", "bad.py", 1), run.Benchmark("good", "good.py", 1)))
+    assert run.run(run.BENCHMARKS) == 1
+    said = capfd.readouterr()
+    assert "bad did not run: no such device" in said.err
+    assert said.out.index("measured") < said.out.index("table written")
+    with pytest.raises(SystemExit, match="--only knows bad, good; got other"):
+        run.find(["good", "other"])
+    assert run.run(run.find(["good"])) == 0
 
 
 @pytest.mark.parametrize("window", [2, 3])

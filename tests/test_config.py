@@ -18,6 +18,7 @@ from feclip.config import (
     LossConfig,
     ModelConfig,
     OptimConfig,
+    ScoreConfig,
     changed_fields,
     flat_fields,
     plain,
@@ -65,6 +66,9 @@ DEFAULTS = {
     "optim.grad_clip": None,
     "optim.weight_decay": 0.0,
     "optim.precision": "auto",
+    "optim.gradient_checkpointing": False,
+    "optim.prefix_cache": "none",
+    "optim.prefix_cache_folder": None,
     "cluster.num_workers": 1,
     "cluster.use_gpu": False,
     "cluster.max_failures": 3,
@@ -81,6 +85,9 @@ WRONG_FLAGS = [
     (["--optim.learning_rate", "nan"], "optim.learning_rate"),
     (["--optim.grad_clip", "0"], "optim.grad_clip"),
     (["--optim.batch_size", "2", "--cluster.num_workers", "3"], "optim.batch_size"),
+    (["--optim.prefix_cache", "ram"], "optim.prefix_cache"),
+    (["--optim.prefix_cache", "disk"], "optim.prefix_cache_folder must be a local folder"),
+    (["--optim.prefix_cache", "disk", "--optim.prefix_cache_folder", "s3://a/b"], "got 's3://a/b'"),
     (["--model.padding", "none"], "model.padding"),
     (["--model.fusion_weight", "1.1"], "model.fusion_weight must be in [0, 1], got 1.1"),
     (["--model.lfs_kernel_size", "2"], "model.lfs_kernel_size"),
@@ -247,3 +254,20 @@ def test_evaluations_that_cannot_be_are_told_at_the_door(
     assert stopped.value.code == 2
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "score.jpeg_decoder=nvjpeg decodes on the actors' GPUs: set score.gpus_per_actor above 0."),
+        (("--score.gpus_per_actor", "0.5", "--plan"), "plan with score.jpeg_decoder=pillow"),
+    ],
+)
+def test_nvjpeg_needs_a_gpu_and_has_no_plan(
+    flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--bundle", "/a", "--output", "/o", "--archive", "/i", "--score.jpeg_decoder", "nvjpeg", *flags)
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(ScoreConfig, given, prog="score.py", about="")
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -264,6 +264,7 @@ def scored_options(config: ScoringConfig) -> dict[str, Any]:
         "smoothing_sigma": float(config.smoothing_sigma),
         "precision": str(config.precision),
         "compile": config.compile,
+        "jpeg_decoder": str(config.jpeg_decoder),
         "columns": None if config.columns is None else sorted(config.columns),
     }
 

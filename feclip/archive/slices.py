@@ -1,6 +1,7 @@
 """What happens to one slice of an archive: fetched, scored, published, decided, checked. Each step runs anywhere.
 
     fetched = fetch_slice(run, index, decoder=...)        uint8 pixels and what is known of each image
+    fetched = decode_jpegs(run, fetched, gpu=...)         only where a GPU decodes: pixels of what came as a file
     table = score_slice(run, fetched, scorer=...)         the slice of the score table
     publish_slice(run, index, table, calibration=...)     one file that is there or not
 
@@ -24,7 +25,12 @@ from feclip.calibration import Calibration, decide
 from feclip.config import OPTIONAL_COLUMNS
 from feclip.data import (
     FetchedImage,
+    GpuDecoder,
     GuardedDecoder,
+    ImageError,
+    PreparedImage,
+    SourceSize,
+    UndecodedJpeg,
     delete,
     fetch_and_decode,
     join_uri,
@@ -43,6 +49,7 @@ __all__ = [
     "Tally",
     "check_slices",
     "decide_slice",
+    "decode_jpegs",
     "encode_table",
     "fetch_slice",
     "forget_decisions",
@@ -58,20 +65,21 @@ _FETCHED = pa.schema(
         pa.field("row_id", pa.int64()),
         *(SCORE_SCHEMA.field(name) for name in ("sha256", "width", "height", "valid_box", "valid_mask")),
         *(SCORE_SCHEMA.field(name) for name in ("error", "error_kind")),
+        pa.field("jpeg", pa.large_binary()),
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FetchedSlice:
-    """The images of one slice, M of its N rows decoded."""
+    """The images of one slice, M of its N rows decoded; others have an error, or their file under ``jpeg``."""
 
     index: int
     """Number of the slice, from zero."""
     rows: list[dict[str, Any]]
     """For each of the N images its ``row_id`` and what is known before the model sees it."""
     pixels: bytes
-    """uint8, shape ``(M, S, S, 3)``, those without an error in the order of the rows."""
+    """uint8, shape ``(M, S, S, 3)``, those that are decoded in the order of the rows."""
 
     def pack_rows(self) -> bytes:
         """Return the rows as an Arrow stream, for a way between processes."""
@@ -108,7 +116,9 @@ class Tally:
         )
 
 
-def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8) -> FetchedSlice:
+def fetch_slice(
+    run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8, leaves_jpegs: bool = False
+) -> FetchedSlice:
     """Read and decode the images of a slice.
 
     Args:
@@ -116,6 +126,7 @@ def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: i
         index: Number of the slice, from zero.
         decoder: Where the images are decoded.
         num_readers: Images that are read at the same time.
+        leaves_jpegs: Whether plain JPEGs are left to `decode_jpegs`.
 
     Raises:
         StorageError: If storage keeps failing; nothing is known of the slice then.
@@ -125,7 +136,13 @@ def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: i
     images = listing.select(["uri", "size", MASK_COLUMN]).to_pylist()
 
     def fetch(image: dict[str, Any]) -> FetchedImage:
-        return fetch_and_decode(image["uri"], decoder=decoder, size=image["size"], valid_mask_uri=image[MASK_COLUMN])
+        return fetch_and_decode(
+            image["uri"],
+            decoder=decoder,
+            size=image["size"],
+            valid_mask_uri=image[MASK_COLUMN],
+            leaves_jpegs=leaves_jpegs,
+        )
 
     pool = ThreadPoolExecutor(num_readers)
     try:
@@ -136,8 +153,70 @@ def fetch_slice(run: Run, index: int, *, decoder: GuardedDecoder, num_readers: i
         {"row_id": row_id, **found.columns()}
         for row_id, found in zip(listing["row_id"].to_pylist(), fetched, strict=True)
     ]
-    pixels = b"".join(found.image.pixels.tobytes() for found in fetched if found.image is not None)
+    for row, found in zip(rows, fetched, strict=True):
+        if isinstance(found.image, UndecodedJpeg):
+            row["jpeg"] = found.image.data
+    pixels = b"".join(found.image.pixels.tobytes() for found in fetched if isinstance(found.image, PreparedImage))
     return FetchedSlice(index=index, rows=rows, pixels=pixels)
+
+
+def decode_jpegs(run: Run, fetched: FetchedSlice, *, gpu: GpuDecoder, decoder: GuardedDecoder) -> FetchedSlice:
+    """Decode on a GPU what a slice holds as files.
+
+    Args:
+        run: The run.
+        fetched: The slice, as `fetch_slice` left it.
+        gpu: What decodes.
+        decoder: Decodes what the GPU cannot, or tells what is wrong with it.
+
+    Returns:
+        The slice without files.
+
+    Raises:
+        StorageError: If the listing cannot be read.
+        RunError: If no decoder can be started.
+    """
+    files = [row for row in fetched.rows if "jpeg" in row]
+    sizes = [SourceSize(height=row["height"], width=row["width"]) for row in files]
+    decoded = dict(
+        zip((row["row_id"] for row in files), gpu.decode([row["jpeg"] for row in files], sizes), strict=True)
+    )
+    lost = [row for row in files if decoded[row["row_id"]] is None]
+    again = _decoded_again(run, fetched.index, lost=lost, decoder=decoder)
+    size = gpu.options.image_size
+    others = iter(np.frombuffer(fetched.pixels, np.uint8).reshape(-1, size, size, 3))
+    rows: list[dict[str, Any]] = []
+    pixels: list[bytes] = []
+    for row in fetched.rows:
+        row_id = row["row_id"]
+        image = next(others) if "jpeg" not in row and row.get("error") is None else decoded.get(row_id)
+        if row_id in again:
+            prepared = again[row_id].image
+            assert not isinstance(prepared, UndecodedJpeg)
+            image = None if prepared is None else prepared.pixels
+            row = {"row_id": row_id, **again[row_id].columns()}  # noqa: PLW2901 - told anew
+        rows.append({name: value for name, value in row.items() if name != "jpeg"})
+        pixels += [] if image is None else [image.tobytes()]
+    return FetchedSlice(index=fetched.index, rows=rows, pixels=b"".join(pixels))
+
+
+def _decoded_again(
+    run: Run, index: int, *, lost: Sequence[dict[str, Any]], decoder: GuardedDecoder
+) -> dict[int, FetchedImage]:
+    """Decode, or learn the error of, rows whose file a GPU could not decode."""
+    if not lost:
+        return {}
+    listing = run.read_listing(index)
+    uris = dict(zip(listing["row_id"].to_pylist(), listing["uri"].to_pylist(), strict=True))
+    found = {}
+    for row in lost:
+        image, error = None, None
+        try:
+            image = decoder.decode(row["jpeg"], uri=uris[row["row_id"]])
+        except ImageError as damage:
+            error = damage
+        found[row["row_id"]] = FetchedImage(sha256=row["sha256"], image=image, error=error)
+    return found
 
 
 def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Table:

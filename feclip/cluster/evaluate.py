@@ -192,6 +192,8 @@ def _identity(config: EvaluateConfig, *, bundles: Sequence[Bundle], digests: Seq
         "smoothing_sigma": float(config.score.smoothing_sigma),
         "topk_fraction": float(config.score.topk_fraction),
         "precision": str(config.score.precision),
+        "compile": config.score.compile,
+        "jpeg_decoder": str(config.score.jpeg_decoder),
     }
 
 

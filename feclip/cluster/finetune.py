@@ -4,6 +4,8 @@ driver                                    workers
 read who holds the output             ->
 list the images, give them splits     ->  check every image (tasks)
 claim the output                      ->  fit(), a checkpoint per epoch, then the bundle (Ray Train)
+
+Zero epochs need no image and no worker: the driver writes the bundle.
 """
 
 import logging
@@ -12,8 +14,8 @@ import sys
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feclip.building import check_model, read_labelled
-from feclip.bundle import read_bundle
+from feclip.building import build_model, check_model, read_labelled
+from feclip.bundle import read_bundle, write_bundle
 from feclip.cluster.inspection import inspected
 from feclip.cluster.paths import absolute_paths
 from feclip.cluster.session import require_resources, session, use_endpoint
@@ -46,21 +48,28 @@ def finetune(config: FinetuneConfig) -> str:
     if claim.finished:
         logger.info("%s is finished: %d epochs, nothing to do.", config.output, config.optim.epochs)
         return config.output
-    manifest = read_labelled(config.data, seed=config.seed) if config.optim.epochs else None
-    with session(config.cluster):
-        require_resources(config.cluster)
-        claim.take(checked_images(manifest, config=config))
-        train(config, progress=sys.stderr.isatty())
+    if config.optim.epochs:
+        manifest = read_labelled(config.data, seed=config.seed)
+        with session(config.cluster):
+            require_resources(config.cluster)
+            claim.take(checked_images(manifest, config=config))
+            train(config, progress=sys.stderr.isatty())
+    else:
+        model, images = build_model(config.model, seed=config.seed), _no_images()
+        claim.take(images)
+        write_bundle(config.output, model=model, config=config, images=images, metrics=[])
     bundle = read_bundle(config.output)
     logger.info("Bundle written to %s (model_id %s)", bundle.uri, bundle.model_id[:12])
     return bundle.uri
 
 
-def checked_images(manifest: pa.Table | None, *, config: FinetuneConfig) -> pa.Table:
-    """Return the rows that train or select, found whole, with their role and digests; none without a manifest."""
-    if manifest is None:
-        fields = {field.name: field for field in (*MANIFEST_SCHEMA, *INSPECTION_SCHEMA) if field.name != "error"}
-        return pa.schema([*fields.values(), pa.field("role", pa.string())]).empty_table()
+def _no_images() -> pa.Table:
+    fields = {field.name: field for field in (*MANIFEST_SCHEMA, *INSPECTION_SCHEMA) if field.name != "error"}
+    return pa.schema([*fields.values(), pa.field("role", pa.string())]).empty_table()
+
+
+def checked_images(manifest: pa.Table, *, config: FinetuneConfig) -> pa.Table:
+    """Return the rows that train or select, found whole, with their role and digests."""
     used = manifest.filter(pc.field("split").isin([split.value for split in ROLES]))
     trained = used.filter(pc.field("split") == Split.TRAIN.value)
     if trained.num_rows == 0:

@@ -28,9 +28,14 @@ def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
         root=None if config.data.root is None else absolute_path("data.root", config.data.root),
         manifest=None if config.data.manifest is None else absolute_path("data.manifest", config.data.manifest),
     )
+    optim = config.optim
+    if optim.prefix_cache_folder is not None:
+        folder = absolute_path("optim.prefix_cache_folder", optim.prefix_cache_folder)
+        optim = dataclasses.replace(optim, prefix_cache_folder=folder)
     return dataclasses.replace(
         config,
         data=data,
+        optim=optim,
         model=dataclasses.replace(config.model, pretrained=pretrained),
         output=absolute_path("output", config.output),
     )

@@ -27,6 +27,7 @@ from feclip.archive import (
     Source,
     Tally,
     check_slices,
+    decode_jpegs,
     fetch_slice,
     find_run,
     finished_summary,
@@ -47,8 +48,16 @@ from feclip.cluster.paths import absolute_path
 from feclip.cluster.progress import Progress
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
-from feclip.config import ScoreConfig, ScoringConfig
-from feclip.data import GuardedDecoder, InputOptions, check_writable, delete, join_uri
+from feclip.config import JpegDecoder, ScoreConfig, ScoringConfig
+from feclip.data import (
+    GpuDecoder,
+    GuardedDecoder,
+    InputOptions,
+    check_writable,
+    delete,
+    join_uri,
+    require_gpu_decoding,
+)
 from feclip.errors import DataError, FeclipError, RunError, StorageError
 
 __all__ = ["score"]
@@ -91,6 +100,8 @@ def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride 
         bundle = dataclasses.replace(bundle, calibration=None)
     if bundle.calibration is not None:
         bundle.calibration.require_statistics(config.score.statistic_options)
+    if config.score.jpeg_decoder is JpegDecoder.nvjpeg:
+        require_gpu_decoding(bundle.input_options)
     if config.plan:
         from feclip.cluster.plan import plan  # noqa: PLC0415 - see docs/adr/0020
 
@@ -199,6 +210,7 @@ def _scored(
             "run": run,
             "options": bundle.input_options,
             "num_readers": config.num_readers,
+            "leaves_jpegs": config.jpeg_decoder is JpegDecoder.nvjpeg,
         },
         num_cpus=DECODE_CPUS,
     )
@@ -231,12 +243,14 @@ def _decoder(options: InputOptions) -> GuardedDecoder:
     return GuardedDecoder(options)
 
 
-def _fetch(row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int) -> dict[str, Any]:
+def _fetch(
+    row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int, leaves_jpegs: bool
+) -> dict[str, Any]:
     """Read and decode the slice that a row names."""
     index = int(row["index"])
     empty = {"index": index, "rows": b"", "pixels": b"", "failure": "", "fatal": ""}
     try:
-        fetched = fetch_slice(run, index, decoder=_decoder(options), num_readers=num_readers)
+        fetched = fetch_slice(run, index, decoder=_decoder(options), num_readers=num_readers, leaves_jpegs=leaves_jpegs)
     except StorageError as error:
         return empty | {"failure": str(error)}
     except FeclipError as error:
@@ -265,6 +279,7 @@ class _ScoringActor:
         self._run = run
         self._calibration = calibration
         self._scorer: Scorer | None = None
+        self._gpu: GpuDecoder | None = None
         self._fatal = ""
         self._start_up = queue.SimpleQueue[str]()  # what the first row tells, whichever thread makes it
         try:
@@ -281,6 +296,8 @@ class _ScoringActor:
                 smoothing_sigma=config.smoothing_sigma,
             )
             self._start_up.put(json.dumps(dataclasses.asdict(self._scorer.start_up)))
+            if config.jpeg_decoder is JpegDecoder.nvjpeg:
+                self._gpu = GpuDecoder(bundle.input_options, device=self._scorer.device)
         except FeclipError as error:  # raised here, it would only be the last line of Ray's own story
             self._fatal = str(error)
 
@@ -296,6 +313,8 @@ class _ScoringActor:
             return done
         fetched = FetchedSlice.unpack(index, rows=row["rows"], pixels=row["pixels"])
         try:
+            if self._gpu is not None:
+                fetched = decode_jpegs(self._run, fetched, gpu=self._gpu, decoder=_decoder(self._gpu.options))
             table = score_slice(self._run, fetched, scorer=self._scorer)
             tally = publish_slice(self._run, index, table, calibration=self._calibration)
         except StorageError as error:

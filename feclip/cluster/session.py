@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")  # the second one wins where it is set
 ROUNDING = 1e-6  # 1 / 0.1 is ten trials, not nine
+LIMITS_VARIABLE = "FECLIP_CLUSTER_LIMITS"
+"""What a cluster can grow to (``CPU=256,GPU=8``). Ray's autoscaler keeps it to itself, so that a cluster whose machines
+come on demand would look too small for every job (docs/adr/0023)."""
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
 
 
@@ -130,7 +133,7 @@ def room_for_trials(*, cpus: float, gpus: float, at_most: int | None) -> int:
     Raises:
         ConfigError: If no node has what one trial asks for: Tune would wait for ever.
     """
-    limits = cluster_state.get_max_resources_from_cluster_config()
+    limits = _limits()
     nodes = [limits] if limits is not None else [node["Resources"] for node in ray.nodes() if node["Alive"]]
     shares = [
         min([node.get("CPU", 0) / cpus, *([node.get("GPU", 0) / gpus] if gpus else [])]) + ROUNDING for node in nodes
@@ -148,6 +151,20 @@ def room_for_trials(*, cpus: float, gpus: float, at_most: int | None) -> int:
 
 def _resources() -> dict[str, float]:
     """Return what the cluster has or can grow to."""
-    limits = cluster_state.get_max_resources_from_cluster_config()  # None where nothing scales the cluster
-    found: dict[str, float] = limits if limits is not None else ray.cluster_resources()
+    limits = _limits()
+    found: dict[str, float] = ray.cluster_resources() if limits is None else limits
     return found
+
+
+def _limits() -> dict[str, float] | None:
+    """Return what the cluster can grow to; None where nothing scales it, or nothing says how far."""
+    reported: dict[str, float] | None = cluster_state.get_max_resources_from_cluster_config()
+    declared = os.environ.get(LIMITS_VARIABLE)
+    if reported is not None or declared is None:
+        return reported
+    try:
+        pairs = [pair.split("=") for pair in declared.split(",")]
+        return {name: float(amount) for name, amount in pairs}
+    except ValueError as error:
+        msg = f"{LIMITS_VARIABLE} must be amounts such as CPU=256,GPU=8, got {declared!r}."
+        raise ConfigError(msg) from error

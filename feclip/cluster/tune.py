@@ -85,12 +85,13 @@ def _settled(config: TuneConfig) -> tuple[TuneConfig, SearchSpace]:
     if config.resume:
         config, space = resumed_config(config)
         logger.info("Going on with the sweep in %s as it was recorded.", config.output)
-        return config, space
+        return dataclasses.replace(config, optim=absolute_paths(config.finetune()).optim), space
     assert config.space is not None  # TuneConfig requires it
     space = read_space(config.space)
     run = absolute_paths(config.finetune())
     check_model(run.model)
-    return dataclasses.replace(config, data=run.data, model=run.model), fitted_space(space, run, where=config.space)
+    settled = dataclasses.replace(config, data=run.data, model=run.model, optim=run.optim)
+    return settled, fitted_space(space, run, where=config.space)
 
 
 def _finished(config: TuneConfig) -> bool:

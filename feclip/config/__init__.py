@@ -8,11 +8,13 @@ from feclip.config.choices import (
     Comparison,
     Dataset,
     EvaluatedSplit,
+    JpegDecoder,
     JpegDecoding,
     Layout,
     LfsStatistic,
     PaddingMode,
     Precision,
+    PrefixCache,
     Protocol,
     Resize,
     SearchMethod,
@@ -22,7 +24,7 @@ from feclip.config.choices import (
 from feclip.config.cluster import ClusterConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
-from feclip.config.finetuning import DataConfig, FinetuneConfig, LossConfig, OptimConfig
+from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.scoring import (
@@ -41,6 +43,7 @@ __all__ = [
     "DEMO_DEFAULTS",
     "OPTIONAL_COLUMNS",
     "PRESET_NAMES",
+    "SPEED_FIELDS",
     "CalibrateConfig",
     "ClusterConfig",
     "Comparison",
@@ -52,6 +55,7 @@ __all__ = [
     "EvaluationDataConfig",
     "FinetuneConfig",
     "Indices",
+    "JpegDecoder",
     "JpegDecoding",
     "Layout",
     "LfsStatistic",
@@ -63,6 +67,7 @@ __all__ = [
     "PaddingMode",
     "PlanningConfig",
     "Precision",
+    "PrefixCache",
     "Protocol",
     "Resize",
     "ScoreConfig",

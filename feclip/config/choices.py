@@ -6,11 +6,13 @@ __all__ = [
     "Comparison",
     "Dataset",
     "EvaluatedSplit",
+    "JpegDecoder",
     "JpegDecoding",
     "Layout",
     "LfsStatistic",
     "PaddingMode",
     "Precision",
+    "PrefixCache",
     "Protocol",
     "Resize",
     "SearchMethod",
@@ -57,6 +59,13 @@ class JpegDecoding(StrEnum):
     scaled = "scaled"
 
 
+class JpegDecoder(StrEnum):
+    """Who decodes the JPEGs of an archive."""
+
+    pillow = "pillow"
+    nvjpeg = "nvjpeg"
+
+
 class Protocol(StrEnum):
     """What the labelled test images are used for."""
 
@@ -70,6 +79,14 @@ class Precision(StrEnum):
     auto = "auto"
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class PrefixCache(StrEnum):
+    """Where the tokens of the frozen blocks before the first tap are kept once an image was seen."""
+
+    none = "none"
+    memory = "memory"
+    disk = "disk"
 
 
 class SearchMethod(StrEnum):

@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass, field
 
 from feclip.config.checks import require, require_member
-from feclip.config.choices import JpegDecoding, Precision, Protocol, Resize, ValidRegion
+from feclip.config.choices import JpegDecoding, Precision, PrefixCache, Protocol, Resize, ValidRegion
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names, Shares
 from feclip.config.model import ModelConfig
 
-__all__ = ["DataConfig", "FinetuneConfig", "LossConfig", "OptimConfig"]
+__all__ = ["SPEED_FIELDS", "DataConfig", "FinetuneConfig", "LossConfig", "OptimConfig"]
+
+SPEED_FIELDS = ("optim.gradient_checkpointing", "optim.prefix_cache", "optim.prefix_cache_folder")
+"""Fields that trade time for memory and change a result by rounding alone; a resumed run may have others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,15 @@ class OptimConfig:
     """L2 penalty that Adam adds to the gradient."""
     precision: Precision = Precision.auto
     """Arithmetic of the trunk: auto takes bfloat16 where the device computes it natively, float32 elsewhere."""
+    gradient_checkpointing: bool = False
+    """Whether the backward pass computes the blocks between taps again instead of keeping their activations: less
+    memory, more time, the same result."""
+    prefix_cache: PrefixCache = PrefixCache.none
+    """Where the tokens before the first adapters are kept once an image was seen, so that later epochs neither decode
+    it nor run the blocks before: nowhere, in the memory of each worker, or on disk; the size is stated at the start."""
+    prefix_cache_folder: str | None = None
+    """Local folder of prefix_cache=disk, shared by the workers of a machine; it stays after the run, for the next one,
+    and is yours to delete. Without effect otherwise."""
 
     def __post_init__(self) -> None:
         require("optim.learning_rate", self.learning_rate, rule="above 0", holds=self.learning_rate > 0)
@@ -107,6 +119,11 @@ class OptimConfig:
         if self.grad_clip is not None:
             require("optim.grad_clip", self.grad_clip, rule="above 0", holds=self.grad_clip > 0)
         require_member("optim.precision", self.precision, Precision)
+        require_member("optim.prefix_cache", self.prefix_cache, PrefixCache)
+        folder = self.prefix_cache_folder
+        if self.prefix_cache is PrefixCache.disk and (folder is None or not folder.strip() or "://" in folder):
+            msg = f"optim.prefix_cache_folder must be a local folder where optim.prefix_cache is disk, got {folder!r}."
+            raise ValueError(msg)
 
 
 @dataclass(frozen=True, kw_only=True)

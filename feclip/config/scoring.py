@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from feclip.calibration import CalibrationOptions, Rule, StatisticOptions, Variant
 from feclip.config.checks import require, require_member, require_texts
-from feclip.config.choices import Precision
+from feclip.config.choices import JpegDecoder, Precision
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names
 
@@ -60,6 +60,9 @@ class ScoringConfig:
     """Actors that hold the model."""
     gpus_per_actor: float = 0.0
     """GPUs of each actor, possibly a share of one; 0 scores on the CPU. Asked for here and never guessed."""
+    jpeg_decoder: JpegDecoder = JpegDecoder.pillow
+    """pillow on the cores, or nvjpeg on the actors' GPUs, whose pixels differ by rounding; then slices carry the files
+    themselves, so choose a smaller slice_size where these are large."""
     num_readers: int = 8
     """Threads of a decoding task that read from storage at the same time."""
     slice_size: int | None = None
@@ -82,6 +85,10 @@ class ScoringConfig:
         require("score.gpus_per_actor", gpus, rule=rule, holds=holds)
         require("score.max_error_rate", self.max_error_rate, rule="in [0, 1]", holds=0 <= self.max_error_rate <= 1)
         require_member("score.precision", self.precision, Precision)
+        require_member("score.jpeg_decoder", self.jpeg_decoder, JpegDecoder)
+        if self.jpeg_decoder is JpegDecoder.nvjpeg and not gpus:
+            msg = "score.jpeg_decoder=nvjpeg decodes on the actors' GPUs: set score.gpus_per_actor above 0."
+            raise ValueError(msg)
         unknown = sorted({*(self.columns or ())} - {*OPTIONAL_COLUMNS})
         if unknown:
             msg = f"score.columns knows {', '.join(OPTIONAL_COLUMNS)}; got {', '.join(unknown)}."
@@ -147,6 +154,9 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         require_texts(bundle=self.bundle, output=self.output)
+        if self.plan and self.score.jpeg_decoder is JpegDecoder.nvjpeg:
+            msg = "--plan measures decoding on cores: plan with score.jpeg_decoder=pillow."
+            raise ValueError(msg)
         if not self.plan and self.planning != PlanningConfig():
             msg = "planning is read by --plan alone; give --plan, or leave planning out."
             raise ValueError(msg)

@@ -5,12 +5,14 @@ from feclip.data.dataset import (
     LabelledImages,
     Sample,
     collate,
+    prefetched,
     prefetched_batches,
     read_image_mask,
     read_valid_mask,
 )
 from feclip.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, decode_mask, pixel_digest, sha256
 from feclip.data.fetch import FetchedImage, fetch_and_decode
+from feclip.data.gpu_decode import GpuDecoder, SourceSize, UndecodedJpeg, require_gpu_decoding, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
@@ -54,6 +56,7 @@ __all__ = [
     "FetchedImage",
     "FileEntry",
     "FolderEntry",
+    "GpuDecoder",
     "GuardedDecoder",
     "ImageError",
     "ImageErrorKind",
@@ -62,9 +65,11 @@ __all__ = [
     "Letterbox",
     "PreparedImage",
     "Sample",
+    "SourceSize",
     "Split",
     "StorageForbiddenError",
     "StorageMissingError",
+    "UndecodedJpeg",
     "ValidBox",
     "absolute_uri",
     "assign_splits",
@@ -90,6 +95,7 @@ __all__ = [
     "pack_valid_pixels",
     "parse_padding_color",
     "pixel_digest",
+    "prefetched",
     "prefetched_batches",
     "prepare_image",
     "read_bytes",
@@ -98,9 +104,11 @@ __all__ = [
     "read_manifest",
     "read_mvtec",
     "read_valid_mask",
+    "require_gpu_decoding",
     "sha256",
     "squash",
     "thumbnail",
+    "undecoded_jpeg",
     "uniform_border",
     "unpack_valid_pixels",
     "valid_tokens",

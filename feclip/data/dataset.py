@@ -5,10 +5,11 @@ Shapes: B images, S side of the model input in pixels.
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +25,21 @@ from feclip.errors import DataError
 if TYPE_CHECKING:
     import torch  # processes that list, decode or look do without: it is large and slow to load (docs/adr/0020)
 
-__all__ = ["Batch", "LabelledImages", "Sample", "collate", "prefetched_batches", "read_image_mask", "read_valid_mask"]
+__all__ = [
+    "Batch",
+    "LabelledImages",
+    "Sample",
+    "collate",
+    "prefetched",
+    "prefetched_batches",
+    "read_image_mask",
+    "read_valid_mask",
+]
 
 BATCHES_AHEAD = 2
-"""Batches that are decoded before they are asked for."""
+"""Batches that are read before they are asked for."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +108,8 @@ class LabelledImages:
     Attributes:
         options: How an image becomes an input.
         category_index: Shape ``(N,)``, int64: the category of each row, counted from zero in the order of their names.
+        labels: gt labels of shape ``(N,)``, float32.
+        has_mask: Shape ``(N,)``, bool: whether the gt mask is known.
 
     Raises:
         DataError: If an option is unknown, a label is missing, or a file that an option needs is not named.
@@ -134,6 +148,12 @@ class LabelledImages:
             if valid_region == "mask_uri" and valid_mask_uri is None:
                 msg = f"{uri} has no valid_mask_uri in the manifest, which data.valid_region=mask_uri needs."
                 raise DataError(msg)
+        self.labels = torch.tensor(self._labels, dtype=torch.float32)
+        self.has_mask = torch.tensor(self._has_mask, dtype=torch.bool)
+        unknown = [None] * len(table)
+        self._digests, self._mask_digests = (
+            table[name].to_pylist() if name in table.column_names else unknown for name in ("sha256", "mask_digest")
+        )
 
     def __len__(self) -> int:
         return len(self._uris)
@@ -170,6 +190,23 @@ class LabelledImages:
             has_mask=self._has_mask[index],
             index=index,
         )
+
+    def content_name(self, index: int) -> str | None:
+        """Return a name that two rows share only if their samples are alike under the same options, labels aside.
+
+        It is made of the digests that `inspect_rows` found, so nothing is read.
+
+        Args:
+            index: Row of the table, zero-based.
+
+        Returns:
+            Digests of the image and its gt mask; None where one is unknown, as that of a valid mask always is.
+        """
+        image, mask = self._digests[index], self._mask_digests[index]
+        unknown_mask = mask is None and self._mask_uris[index] is not None
+        if image is None or unknown_mask or self.options.valid_region == "mask_uri":
+            return None
+        return f"{image}-{mask or 'unmasked'}"
 
     def _source_valid(self, index: int, image: SourceImage) -> npt.NDArray[np.bool_] | None:
         """Return where the source file shows the scene, shape ``(h, w)``; None for everywhere."""
@@ -259,10 +296,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def prefetched_batches(
     dataset: LabelledImages, index_batches: Iterable[Sequence[int]], *, num_threads: int
 ) -> Iterator[Batch]:
-    """Iterate over batches that threads decode ahead of the consumer.
-
-    Threads, not processes: Pillow releases the interpreter while it decodes, and nothing need survive a fork.
-    Batches come in the order of the indices whatever thread is first. Closing the iterator ends its threads.
+    """Iterate over batches that threads decode ahead of the consumer, as `prefetched` says.
 
     Args:
         dataset: Where the samples come from.
@@ -275,18 +309,42 @@ def prefetched_batches(
     Raises:
         FeclipError: What reading a sample raised, on the consumer's thread, when its batch is asked for.
     """
+    with closing(prefetched(dataset.__getitem__, index_batches, num_threads=num_threads)) as found:
+        for samples in found:
+            yield collate(samples)
+
+
+def prefetched(
+    read: Callable[[int], _T], index_batches: Iterable[Sequence[int]], *, num_threads: int
+) -> Generator[list[_T], None, None]:
+    """Iterate over lists of what threads read ahead of the consumer.
+
+    Threads, not processes: Pillow releases the interpreter while it decodes, and nothing need survive a fork.
+    Batches come in the order of the indices whatever thread is first. Closing the iterator ends its threads.
+
+    Args:
+        read: Called with each index on some thread.
+        index_batches: Indices of each batch; read a few batches ahead.
+        num_threads: Threads that read, at least 1.
+
+    Yields:
+        What ``read`` returned for each index of a batch, in order.
+
+    Raises:
+        FeclipError: What ``read`` raised, on the consumer's thread, when its batch is asked for.
+    """
     remaining = iter(index_batches)
     executor = ThreadPoolExecutor(num_threads, thread_name_prefix="feclip-decode")
 
-    def submitted(number: int) -> Iterator[list[Future[Sample]]]:
+    def submitted(number: int) -> Iterator[list[Future[_T]]]:
         for indices in itertools.islice(remaining, number):
-            yield [executor.submit(dataset.__getitem__, index) for index in indices]
+            yield [executor.submit(read, index) for index in indices]
 
     try:
         waiting = deque(submitted(BATCHES_AHEAD))
         while waiting:
             futures = waiting.popleft()
             waiting.extend(submitted(1))
-            yield collate([future.result() for future in futures])
+            yield [future.result() for future in futures]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -12,6 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError, ParamValidationError
 
 from feclip.data.decode import sha256
+from feclip.data.gpu_decode import UndecodedJpeg, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind, one_line
 from feclip.data.prepare import PreparedImage
@@ -31,7 +32,7 @@ class FetchedImage:
 
     sha256: str | None
     """Of the file; None where it was not read."""
-    image: PreparedImage | None
+    image: PreparedImage | UndecodedJpeg | None
     """None where there is an error."""
     error: ImageError | None
     """None where there is an image."""
@@ -57,6 +58,7 @@ def fetch_and_decode(
     size: int | None = None,
     valid_mask_uri: str | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    leaves_jpegs: bool = False,
 ) -> FetchedImage:
     """Read one image of an archive and decode it; may be called from several threads, which read at the same time.
 
@@ -66,6 +68,7 @@ def fetch_and_decode(
         size: Bytes by the listing, so that a huge file is refused unread; None where that is not known.
         valid_mask_uri: The file that tells its valid pixels, if the decoder's options want one.
         max_file_bytes: Largest file that is decoded, bytes.
+        leaves_jpegs: Whether a plain JPEG is left as it is, for a `GpuDecoder`.
 
     Returns:
         The image, or what is wrong with this file: absent, forbidden, of an impossible name, not decodable.
@@ -78,6 +81,9 @@ def fetch_and_decode(
     try:
         data = _read_file(uri, size=size, max_file_bytes=max_file_bytes)
         digest = sha256(data)
+        jpeg = undecoded_jpeg(data, options=decoder.options) if leaves_jpegs else None
+        if jpeg is not None:
+            return FetchedImage(sha256=digest, image=jpeg, error=None)
         mask = None
         if decoder.options.valid_region == "mask_uri" and valid_mask_uri is not None:
             mask = _read_mask(valid_mask_uri, max_file_bytes=max_file_bytes)

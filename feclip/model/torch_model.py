@@ -10,6 +10,7 @@ Gradients: nothing trainable precedes the first tap, so its class score never se
 build no graph. With the last block tapped, its adapters learn from the maps alone.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -55,6 +56,8 @@ class FeClipModel(nn.Module):
         patch_size: Side of a patch, in pixels.
         token_grid: ``(H_t, W_t)``.
         backbone_digest: SHA-256 of the CLIP's tensors.
+        gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
+            activations: less memory, more time, the same gradients.
 
     Raises:
         ValueError: If an argument is out of range or the image tower cannot be tapped.
@@ -87,6 +90,7 @@ class FeClipModel(nn.Module):
         self.patch_size: int = self.visual.patch_size[0]
         self.token_grid: tuple[int, int] = self.visual.grid_size
         self.backbone_digest = backbone.digest
+        self.gradient_checkpointing = False
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
@@ -235,6 +239,17 @@ class FeClipModel(nn.Module):
         blocks = self.visual.transformer.resblocks[: self.tap_blocks[0] + 1]
         return run_blocks(blocks, tokens, self._find_masked_keys(valid_tokens))
 
+    @property
+    def prefix_digest(self) -> str:
+        """SHA-256 over all that ``prefix`` depends on beside its arguments: weights, arithmetic and pixel statistics.
+
+        The image tower's own description names its activations and sizes; the number of heads does not stand in it.
+        """
+        heads = [getattr(block.attn, "num_heads", None) for block in self.visual.transformer.resblocks]
+        statistics = [self.pixel_mean.flatten().tolist(), self.pixel_std.flatten().tolist()]
+        parts = [self.backbone_digest, self.tap_blocks[0], self.padding == "attention", statistics, heads]
+        return hashlib.sha256(f"{parts} {self.visual}".encode()).hexdigest()
+
     def forward_from_prefix(self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
         """Score images whose ``prefix`` is at hand.
 
@@ -255,7 +270,7 @@ class FeClipModel(nn.Module):
         for index, block in enumerate(self.tap_blocks):
             if index > 0:
                 between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
-                tokens = run_blocks(between, tokens, masked_keys)
+                tokens = run_blocks(between, tokens, masked_keys, recompute=self.gradient_checkpointing)
             grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
             patches = grid.flatten(1, 2)
             flat_seen = None if seen is None else seen.flatten(1)

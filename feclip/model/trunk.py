@@ -5,9 +5,10 @@ Tokens are ``(B, 1 + L, D)``, the class token first.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
@@ -85,7 +86,11 @@ def embed_images(visual: "VisionTransformer", images: torch.Tensor) -> torch.Ten
 
 
 def run_blocks(
-    blocks: "Iterable[ResidualAttentionBlock]", tokens: torch.Tensor, padding_tokens: torch.Tensor | None = None
+    blocks: "Iterable[ResidualAttentionBlock]",
+    tokens: torch.Tensor,
+    padding_tokens: torch.Tensor | None = None,
+    *,
+    recompute: bool = False,
 ) -> torch.Tensor:
     """Run tokens through blocks.
 
@@ -93,19 +98,30 @@ def run_blocks(
         blocks: Residual blocks, in order.
         tokens: Tokens ``(B, 1 + L, D)``.
         padding_tokens: Bool ``(B, 1 + L)``, true where no query may look; none means everywhere.
+        recompute: Whether the graph keeps each block's input only and the backward pass runs the block again.
 
     Returns:
         Tokens ``(B, 1 + L, D)``.
     """
     for block in blocks:
-        if padding_tokens is None:
-            tokens = block(tokens)
-            continue
-        normed = block.ln_1(tokens)
-        attended = block.attn(normed, normed, normed, need_weights=False, key_padding_mask=padding_tokens)[0]
-        tokens = tokens + block.ls_1(attended)
-        tokens = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+        if recompute and torch.is_grad_enabled():  # blocks in eval mode draw nothing, so no generator is kept
+            tokens = checkpoint(
+                _run_block, block, tokens, padding_tokens, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            tokens = _run_block(block, tokens, padding_tokens)
     return tokens
+
+
+def _run_block(
+    block: "ResidualAttentionBlock", tokens: torch.Tensor, padding_tokens: torch.Tensor | None
+) -> torch.Tensor:
+    if padding_tokens is None:
+        return cast("torch.Tensor", block(tokens))
+    normed = block.ln_1(tokens)
+    attended = block.attn(normed, normed, normed, need_weights=False, key_padding_mask=padding_tokens)[0]
+    tokens = tokens + block.ls_1(attended)
+    return cast("torch.Tensor", tokens + block.ls_2(block.mlp(block.ln_2(tokens))))
 
 
 def embed_class(

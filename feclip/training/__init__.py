@@ -7,11 +7,13 @@ from feclip.training.checkpoint import TrainState
 from feclip.training.claim import RUN_FOLDER, Claim, read_images, read_run_images, require_same_images, write_images
 from feclip.training.held_out import held_out_metrics
 from feclip.training.loop import fit
+from feclip.training.prefixes import PrefixSource
 from feclip.training.run import fit_config
 
 __all__ = [
     "RUN_FOLDER",
     "Claim",
+    "PrefixSource",
     "TrainState",
     "fit",
     "fit_config",

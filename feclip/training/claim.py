@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from feclip import __version__
 from feclip.bundle import CONFIG_FILE, read_bundle
-from feclip.config import FinetuneConfig, changed_fields, plain
+from feclip.config import SPEED_FIELDS, FinetuneConfig, changed_fields, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import RunError
 
@@ -52,6 +52,7 @@ class Claim:
         claimed = _read(where)
         changes = changed_fields(claimed, plain(config))
         before, now = changes.pop(EPOCHS_FIELD, (0, 0))
+        changes = {name: change for name, change in changes.items() if name not in SPEED_FIELDS}
         if changes:
             listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
             msg = f"{config.output} belongs to a run with another config: {listed}. Choose another output."

@@ -1,14 +1,12 @@
 """Metrics on the held-out split after an epoch."""
 
-from contextlib import AbstractContextManager
-
 import numpy as np
 import torch
 
-from feclip.data import LabelledImages, prefetched_batches, valid_tokens
 from feclip.metrics import PixelCounts, image_metrics, mean_over_categories, pixel_metrics
-from feclip.model import FeClipModel, fill_padding, upsample
+from feclip.model import autocast, fill_padding, upsample
 from feclip.training.batches import shard
+from feclip.training.prefixes import PrefixSource
 from feclip.training.ranks import gathered, rank, world_size
 
 __all__ = ["held_out_metrics"]
@@ -16,16 +14,10 @@ __all__ = ["held_out_metrics"]
 BATCH_SIZE = 16  # images per forward pass of a rank; without effect on the metrics
 
 
-def held_out_metrics(
-    model: FeClipModel,
-    images: LabelledImages,
-    *,
-    device: torch.device,
-    num_threads: int,
-    context: AbstractContextManager[object],
-) -> dict[str, float]:
-    """Score ``images``, divided over the ranks without repeats, and return the metrics of all of them together.
+def held_out_metrics(source: PrefixSource) -> dict[str, float]:
+    """Score the images of ``source`` with its model and return the metrics of all of them together.
 
+    They are divided over the ranks without repeats.
     The scores of all ranks are gathered and then ranked once: a mean of the ranks' metrics would be another number.
     Maps leave the device batch by batch; what is gathered is a category's :class:`feclip.metrics.PixelCounts`, one
     category at a time: in memory, 4 bytes for each pixel of a rank's own images and of the category at hand.
@@ -34,21 +26,22 @@ def held_out_metrics(
         The mean over the categories of what :func:`feclip.metrics.image_metrics` and
         :func:`feclip.metrics.pixel_metrics` return; empty for no images.
     """
-    if len(images) == 0:
+    if len(source) == 0:
         return {}
-    own = shard(list(range(len(images))), rank=rank(), world_size=world_size())
+    model, images, device = source.model, source.images, source.device
+    own = shard(list(range(len(source))), rank=rank(), world_size=world_size())
     batches = [own[start : start + BATCH_SIZE] for start in range(0, len(own), BATCH_SIZE)]
     logits = [torch.zeros(0, device=device)]
     labels = [torch.zeros(0, dtype=torch.uint8, device=device)]
     categories = [torch.zeros(0, dtype=torch.int64, device=device)]
     counts: dict[int, list[PixelCounts]] = {category: [] for category in sorted(set(images.category_index.tolist()))}
     model.eval()
-    for loaded in prefetched_batches(images, batches, num_threads=num_threads):
-        batch = loaded.to(device)
-        tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
-        with torch.no_grad(), context:
-            output = model(model.normalize(batch.images, batch.valid_pixels), tokens)
-        upsampled = upsample(fill_padding(output.token_map, tokens), size=(model.image_size, model.image_size))
+    for batch in source.batches(batches):
+        with torch.no_grad(), autocast(source.precision, device=device):
+            output = model.forward_from_prefix(batch.tokens, batch.valid_tokens)
+        upsampled = upsample(
+            fill_padding(output.token_map, batch.valid_tokens), size=(model.image_size, model.image_size)
+        )
         counted = batch.valid_pixels & batch.has_mask[:, None, None]
         pixels, masks = upsampled.masked_fill(~counted, torch.nan).float().cpu(), batch.gt_masks.cpu()
         category_index = images.category_index[batch.index.cpu()]

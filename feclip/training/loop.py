@@ -8,19 +8,20 @@ the gradients of the ranks are summed. An uneven last shard is thereby weighted 
 import logging
 import math
 from collections.abc import Callable, Iterator
-from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from feclip.config import LossConfig, OptimConfig
-from feclip.data import Batch, LabelledImages, prefetched_batches, valid_tokens
+from feclip.data import LabelledImages
 from feclip.errors import RunError
-from feclip.model import FeClipModel, LossTerms, autocast, fe_clip_loss_terms
+from feclip.model import FeClipModel, FeClipOutput, LossTerms, autocast, fe_clip_loss_terms
 from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
 from feclip.training.held_out import held_out_metrics
+from feclip.training.prefix_cache import open_stores
+from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
 
 __all__ = ["fit"]
@@ -65,20 +66,29 @@ def fit(
         The state after the last epoch.
 
     Raises:
-        RunError: If the loss is not finite, on all ranks at once, or if the ranks disagree at the start.
+        RunError: On all ranks at once, if the loss is not finite, if the ranks disagree at the start, or if there is
+            no room for the cache that ``optim`` asks for.
     """
     model.to(device).train()
+    model.gradient_checkpointing = optim.gradient_checkpointing
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     adam = torch.optim.Adam(parameters.values(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
     if state is not None:
         _restore(state, model=model, parameters=parameters, adam=adam, device=device)
     require_equal(dict(parameters), device=device)
-    step_model = _replicated(model, device=device)
+    step_model = replicated(model, device=device)
     state = state or _state(model, parameters=parameters, adam=adam, device=device, metrics=[])
+    if state.epoch >= optim.epochs:
+        return state
+    stores = open_stores(model, [train, held_out], optim=optim, device=device)
+    trained, judged = (
+        PrefixSource(model, images, precision=optim.precision, device=device, num_threads=num_threads, store=store)
+        for images, store in zip([train, held_out], stores, strict=True)
+    )
     for epoch in range(state.epoch, optim.epochs):
         batches = epoch_batches(len(train), batch_size=optim.batch_size, seed=seed, epoch=epoch)
         totals = torch.zeros(5, dtype=torch.float64, device=device)
-        for index, (batch, counted) in enumerate(_own_batches(train, batches, num_threads=num_threads), start=1):
+        for index, (batch, counted) in enumerate(_own_batches(trained, batches), start=1):
             sums = _step(step_model, batch, counted=counted, loss=loss, optim=optim, device=device, adam=adam)
             if not bool(sums.isfinite().all()):
                 msg = (
@@ -88,44 +98,55 @@ def fit(
                 raise RunError(msg)
             totals += sums
             on_step(epoch, index, len(batches))
-        record = {"epoch": epoch + 1, **_means(totals, loss=loss)}
-        record |= held_out_metrics(
-            model, held_out, device=device, num_threads=num_threads, context=autocast(optim.precision, device=device)
-        )
+        record = {"epoch": epoch + 1, **_means(totals, loss=loss), **held_out_metrics(judged)}
         state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
         on_epoch(state)
     return state
 
 
-def _replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
-    """Return the model whose backward pass averages gradients over ranks.
+class _FromPrefix(nn.Module):
+    """The part of the model that learns, behind the ``forward`` that DDP hangs its hooks on."""
+
+    def __init__(self, model: FeClipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, valid_tokens: torch.Tensor) -> FeClipOutput:
+        return self.model.forward_from_prefix(tokens, valid_tokens)
+
+
+def replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
+    """Return ``model.forward_from_prefix`` as a module whose backward pass averages gradients over ranks.
 
     Only trained parameters are in DDP's buckets. Nothing is broadcast: the ranks start from the same seed or
     checkpoint, which :func:`require_equal` has checked, and the frozen trunk has no state that changes.
     """
     if world_size() == 1:
-        return model
+        return _FromPrefix(model)
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(
-        model, device_ids=devices, init_sync=False, forward_sync_buffers=False, gradient_as_bucket_view=True
+        _FromPrefix(model),
+        device_ids=devices,
+        init_sync=False,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
     )
 
 
-def _own_batches(train: LabelledImages, batches: list[list[int]], *, num_threads: int) -> Iterator[tuple[Batch, bool]]:
+def _own_batches(source: PrefixSource, batches: list[list[int]]) -> Iterator[tuple[PrefixBatch, bool]]:
     """Yield this rank's share of each global batch, and whether it counts.
 
     A rank without an image in the last batch still takes part in the step, with an image that does not count.
     """
     shards = [shard(batch, rank=rank(), world_size=world_size()) for batch in batches]
     filled = [own or batch[:1] for own, batch in zip(shards, batches, strict=True)]
-    own_batches = prefetched_batches(train, filled, num_threads=num_threads)
-    for batch, own in zip(own_batches, shards, strict=True):
+    for batch, own in zip(source.batches(filled), shards, strict=True):
         yield batch, bool(own)
 
 
 def _step(
     step_model: nn.Module,
-    batch: Batch,
+    batch: PrefixBatch,
     *,
     counted: bool,
     loss: LossConfig,
@@ -137,11 +158,8 @@ def _step(
 
     The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
     """
-    model = cast("FeClipModel", getattr(step_model, "module", step_model))  # DDP keeps what it wraps there
-    batch = batch.to(device)
-    tokens = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
     with autocast(optim.precision, device=device):
-        output = step_model(model.normalize(batch.images, batch.valid_pixels), tokens)
+        output = step_model(batch.tokens, batch.valid_tokens)
     terms: LossTerms = fe_clip_loss_terms(
         output,
         batch.labels,

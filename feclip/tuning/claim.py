@@ -14,7 +14,7 @@ import pyarrow as pa
 from jsonargparse import ArgumentError, ArgumentParser
 
 from feclip import __version__
-from feclip.config import TuneConfig, changed_fields, plain
+from feclip.config import SPEED_FIELDS, TuneConfig, changed_fields, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import RunError
 from feclip.training import read_images, require_same_images, write_images
@@ -28,6 +28,7 @@ CLAIM_FILE = "sweep.json"
 IMAGES_FILE = "images.parquet"
 FREE_FIELDS = (
     "num_trials", "refit", "resume", "space", "tune.max_concurrent", "tune.cpus_per_trial", "tune.gpus_per_trial",
+    *SPEED_FIELDS,
 )  # fmt: skip
 FREE_GROUP = "cluster."  # where a sweep runs changes a trial by rounding alone
 

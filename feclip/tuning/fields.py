@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from feclip.config import FinetuneConfig, LossConfig, ModelConfig, OptimConfig, flat_fields, plain
+from feclip.config import SPEED_FIELDS, FinetuneConfig, LossConfig, ModelConfig, OptimConfig, flat_fields, plain
 from feclip.errors import ConfigError
 
 __all__ = ["SEARCHABLE_FIELDS", "require_searchable", "with_values"]
@@ -18,6 +18,7 @@ KEPT_FIELDS = {
     "model.pretrained": "the weights belong to the backbone, so give each its own sweep",
     "model.init_seed": "a seed is no choice",
     "optim.epochs": "trials are compared after the same number of epochs",
+    **dict.fromkeys(SPEED_FIELDS, "it changes no trial beyond rounding"),
 }
 SEARCHABLE_FIELDS = tuple(
     name

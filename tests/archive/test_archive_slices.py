@@ -25,6 +25,7 @@ from feclip.archive import (
     Tally,
     check_slices,
     decide_slice,
+    decode_jpegs,
     fetch_slice,
     forget_decisions,
     list_part,
@@ -43,6 +44,7 @@ from feclip.bundle import Bundle, read_bundle, write_bundle
 from feclip.calibration import Calibration, CalibrationOptions, StatisticOptions, calibrate, decide
 from feclip.config import OPTIONAL_COLUMNS, FinetuneConfig, ModelConfig, Names, OptimConfig, ScoringConfig
 from feclip.data import (
+    GpuDecoder,
     GuardedDecoder,
     StorageForbiddenError,
     StorageMissingError,
@@ -571,3 +573,34 @@ def test_tallies_add_up() -> None:
     two = Tally(num_images=2, errors=Counter(empty=1, absent=1))
     assert one + two == Tally(num_images=5, errors=Counter(empty=2, absent=1), labels=Counter(normal=2))
     assert (one.num_images, one.errors) == (3, Counter(empty=1))
+
+
+def test_jpegs_that_a_gpu_decodes_give_the_same_rows(tmp_path: Path, scorer: Scorer, decoder: GuardedDecoder) -> None:
+    """Here torchcodec decodes on the CPU; what it cannot decode has the row that Pillow gives it."""
+    for number in range(5):
+        height, width = SHAPES[number]
+        smooth = np.add.outer(np.arange(height) * 3, np.arange(width) * 2) % 200
+        image = Image.fromarray(np.stack([smooth, smooth.T[:1].mean() + 0 * smooth, 255 - smooth], 2).astype(np.uint8))
+        buffer = io.BytesIO()
+        image.convert("CMYK" if number == 1 else "RGB").save(buffer, "PNG" if number == 2 else "JPEG", quality=95)
+        data = buffer.getvalue()
+        write_bytes(f"{tmp_path}/images/{number}.jpg", data[:-30] if number == 4 else data)
+    source = Source(archive=f"{tmp_path}/images", manifest=None)
+    run = frozen(source, f"{tmp_path}/out", model_id=scorer.model_id)
+    plain = scored(run, 0, decoder=decoder, scorer=scorer).to_pylist()
+
+    left = fetch_slice(run, 0, decoder=decoder, leaves_jpegs=True)
+    left = FetchedSlice.unpack(0, rows=left.pack_rows(), pixels=left.pixels)
+    assert ["jpeg" in row for row in left.rows] == [True, False, False, True, True]
+    assert len(left.pixels) == 2 * SIZE * SIZE * 3
+    gpu = GpuDecoder(decoder.options, device="cpu")
+    again = score_slice(run, decode_jpegs(run, left, gpu=gpu, decoder=decoder), scorer=scorer).to_pylist()
+
+    assert [row["error_kind"] for row in plain] == [None, None, None, None, "truncated"]
+    numbers = ("image_logit", "image_score", "map_max", "map_topk_mean")
+    for one, other in zip(plain, again, strict=True):
+        assert {name: one[name] for name in one if name not in (*numbers, "token_map")} == {
+            name: other[name] for name in other if name not in (*numbers, "token_map")
+        }
+        for name in numbers:
+            assert one[name] == (None if other[name] is None else pytest.approx(other[name], abs=0.05))

@@ -3,10 +3,21 @@
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import pyarrow as pa
 import pytest
+import ray
 from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
+from PIL import Image
+from small_archive import BAD_FILES, NUM_IMAGES, ODD_FILES, OPTIONS, SCALE, SIZE
+
+from feclip.building import build_model
+from feclip.bundle import write_bundle
+from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
+from feclip.demo import FAMILIES, write_archive
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +65,59 @@ def unbroken(
     done = JobRunner(env=ray_env, cwd=cwd)(*small_run, "--data.protocol", "b", "--output", "runs/first")
     assert done.returncode == 0, done.output
     return cwd / "runs" / "first", done
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle with a small random trunk."""
+    folder = tmp_path_factory.mktemp("bundle")
+    config = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=SIZE, num_taps=2)
+    run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
+    images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
+    write_bundle(str(folder), model=build_model(config, seed=3), config=run, images=images, metrics=[])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated field images under line=/date=, odd files that are images, and files that are none."""
+    root = tmp_path_factory.mktemp("archive") / "field"
+    write_archive(root, seed=4, families=FAMILIES["unseen"][:2], num_images=NUM_IMAGES, defect_fraction=0.2)
+    for path in sorted((root / "images").rglob("*.jpg")):
+        with Image.open(path) as image:
+            image.resize((image.width * SCALE, image.height * SCALE)).save(path, quality=90)
+    for name, content in (ODD_FILES | BAD_FILES).items():
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / name).write_bytes(content)
+    return root / "images"
+
+
+@pytest.fixture(scope="session")
+def scored(
+    ray_env: dict[str, str], bundle: str, archive: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Finished]:
+    """Output and log of one run on local files that nothing disturbed."""
+    cwd = tmp_path_factory.mktemp("scored")
+    runner = JobRunner(env=ray_env, cwd=cwd)
+    done = runner("--bundle", bundle, "--archive", str(archive), "--output", "run", *OPTIONS, job="score.py")
+    assert done.returncode == 0, done.output
+    return str(cwd / "run"), done
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A cluster that tests of a module share, in this process, on loopback and without a job server.
+
+    Ray's client reads the mode of authentication once per process, so a token cannot be brought in for this one alone.
+    """
+    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    with mock.patch.dict(os.environ, settings):
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            logging_level="WARNING",
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        ray.shutdown()

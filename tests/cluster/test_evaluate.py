@@ -3,18 +3,14 @@
 import csv
 import dataclasses
 import io
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from job_runner import Bucket, JobRunner, run_here
 from PIL import Image
@@ -66,25 +62,6 @@ def made(folder: Path, root: Path, *, adapters: int) -> str:
     images = used.append_column("role", roles)
     write_bundle(str(folder), model=build_model(model, seed=adapters), config=config, images=images, metrics=[])
     return str(folder)
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A cluster that all evaluations of this module share, in this process, on loopback and without a job server.
-
-    Ray's client reads the mode of authentication once per process, so a token cannot be brought in for this one alone.
-    """
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    with mock.patch.dict(os.environ, settings):
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            logging_level="WARNING",
-            _node_ip_address="127.0.0.1",
-        )
-        yield
-        ray.shutdown()
 
 
 def judged(output: Path, bundle: str, *, root: str | None = None, **fields: object) -> Path:

@@ -80,27 +80,38 @@ def test_another_config_on_the_same_output_is_refused_and_named(
     assert named in done.error_line
 
 
-def test_more_epochs_go_on_and_changed_images_are_refused(
-    unbroken: tuple[Path, Finished], run_job: JobRunner, small_run: tuple[str, ...], small_mvtec: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "longer"
-    shutil.copytree(unbroken[0], output)
+@pytest.fixture
+def copied(unbroken: tuple[Path, Finished], tmp_path: Path) -> Path:
+    """A copy of the unbroken run that takes itself for the original."""
+    output = Path(shutil.copytree(unbroken[0], tmp_path / "longer"))
     claim = output / "_run" / "run.json"
     claim.write_text(claim.read_text().replace(str(unbroken[0]), str(output)))
+    return output
+
+
+def test_changed_images_are_refused_where_a_run_goes_on(
+    copied: Path, run_job: JobRunner, small_run: tuple[str, ...], small_mvtec: Path
+) -> None:
     image = next((small_mvtec).glob("*/test/good/*.png"))
     original = image.read_bytes()
     try:
         image.write_bytes(original + b"\0")
-        changed = run_job(*small_run, "--data.protocol", "b", "--output", str(output), "--optim.epochs", "3")
+        changed = run_job(*small_run, "--data.protocol", "b", "--output", str(copied), "--optim.epochs", "3")
     finally:
         image.write_bytes(original)
     assert changed.returncode == 1
     assert f"1 images differ from those the run began with, first {image}" in changed.error_line
-    done = run_job(*small_run, "--data.protocol", "b", "--output", str(output), "--optim.epochs", "3")
+
+
+@pytest.mark.slow
+def test_more_epochs_go_on_from_the_last_one(
+    unbroken: tuple[Path, Finished], copied: Path, run_job: JobRunner, small_run: tuple[str, ...]
+) -> None:
+    done = run_job(*small_run, "--data.protocol", "b", "--output", str(copied), "--optim.epochs", "3")
     assert done.returncode == 0, done.output
     assert "epoch 1/3" not in done.output
-    assert epochs_of(output)[:2] == epochs_of(unbroken[0])
-    assert [record["epoch"] for record in epochs_of(output)] == [1, 2, 3]
+    assert epochs_of(copied)[:2] == epochs_of(unbroken[0])
+    assert [record["epoch"] for record in epochs_of(copied)] == [1, 2, 3]
 
 
 def test_a_run_killed_in_epoch_2_and_submitted_again_equals_an_unbroken_one(
@@ -122,13 +133,13 @@ def test_a_run_killed_in_epoch_2_and_submitted_again_equals_an_unbroken_one(
     assert {path.name for path in folder.iterdir()} == BUNDLE_FILES | {"_run"}
 
 
-def test_zero_epochs_write_a_zero_shot_bundle_without_data(run_job: JobRunner, tmp_path: Path) -> None:
-    done = run_job(
+def test_zero_epochs_write_a_zero_shot_bundle_without_data_or_cluster(tmp_path: Path) -> None:
+    done = run_here(
         "--optim.epochs", "0",
         "--model.backbone", "ViT-S-16-alt",
         "--model.pretrained", "none",
         "--model.image_size", "64",
-        "--output", "zero",
+        "--output", str(tmp_path / "zero"),
     )  # fmt: skip
     assert done.returncode == 0, done.output
     bundle = read_bundle(str(tmp_path / "zero"))

@@ -327,6 +327,7 @@ def test_two_sweeps_at_once_do_not_disturb_each_other(run_job: JobRunner, small_
     assert json.loads((tmp_path / "sweep-1" / "_sweep" / "sweep.json").read_text())["config"]["output"].endswith("1")
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_trials_all_fail_ends_non_zero_in_one_line(
     run_job: JobRunner, small_mvtec: Path, tmp_path: Path
 ) -> None:

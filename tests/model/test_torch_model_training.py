@@ -37,6 +37,32 @@ def test_only_adapters_and_patch_head_get_gradients(
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize("padding", ["masked", "attention"])
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(
+    build_model: Build, images: torch.Tensor, valid_tokens: torch.Tensor, padding: str
+) -> None:
+    model = build_model(num_taps=2, padding=padding).train()
+    gradients, kept = [], []
+    for recompute in (False, True):
+        model.gradient_checkpointing = recompute
+        model.zero_grad()
+        saved: list[int] = []
+
+        def note(tensor: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = compute_loss(model, images, valid_tokens)
+        loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+        kept.append(sum(saved))
+    assert gradients[0].keys() == gradients[1].keys() == model.trainable_state_dict().keys()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradients[1][name], gradient, rtol=1e-5, atol=1e-8), name
+    assert kept[1] < kept[0]
+
+
 def gradient_by_tap(model: FeClipModel, logits: torch.Tensor) -> list[bool]:
     parameters = [list(tap.parameters()) for tap in model.taps]
     return [

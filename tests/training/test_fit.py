@@ -8,50 +8,20 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+from small_fit import CPU, IMAGE_SIZE, MODEL, OPTIM, run_fit, small_data
 from torch import distributed, multiprocessing
 
 from feclip.building import build_images, build_model, read_labelled
-from feclip.config import DataConfig, LossConfig, ModelConfig, OptimConfig, Precision
+from feclip.config import DataConfig, LossConfig, PrefixCache
+from feclip.data import inspect_rows
 from feclip.errors import RunError
 from feclip.training import TrainState, fit
-
-IMAGE_SIZE = 64
-MODEL = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=IMAGE_SIZE, num_taps=3)
-OPTIM = OptimConfig(epochs=2, batch_size=4, precision=Precision.float32, grad_clip=5.0)
-CPU = torch.device("cpu")
-
-
-def run_fit(
-    manifest: pa.Table,
-    data: DataConfig,
-    *,
-    optim: OptimConfig = OPTIM,
-    state: TrainState | None = None,
-    **hooks: object,
-) -> tuple[TrainState, list[TrainState]]:
-    """Train on the rows of split ``train`` and return the last state and the state of each epoch."""
-    states: list[TrainState] = []
-    rows = manifest["split"].to_pylist()
-    chosen = {split: [index for index, value in enumerate(rows) if value == split] for split in ("train", "held_out")}
-    last = fit(
-        build_model(MODEL, seed=7),
-        train=build_images(manifest.take(chosen["train"]), data, image_size=IMAGE_SIZE),
-        held_out=build_images(manifest.take(chosen["held_out"]), data, image_size=IMAGE_SIZE),
-        loss=LossConfig(),
-        optim=optim,
-        seed=7,
-        device=CPU,
-        num_threads=2,
-        state=state,
-        on_epoch=states.append,
-        **hooks,  # type: ignore[arg-type]
-    )
-    return last, states
+from feclip.training.loop import replicated
 
 
 @pytest.fixture(scope="module")
 def data(small_mvtec: Path) -> DataConfig:
-    return DataConfig(root=str(small_mvtec), protocol="b", fractions=(0.6, 0.4, 0.0))  # type: ignore[arg-type]
+    return small_data(str(small_mvtec))
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +136,28 @@ def test_image_labels_alone_train_through_the_class_loss(manifest: pa.Table, dat
     assert {name.split(".")[1] for name in moved} == {"0", "1"}  # no class score sees the last tap's adapters
 
 
-def rank_main(rank: int, world_size: int, port: int, root: str, result: str) -> None:
-    """Run the same fit as one of several ranks; rank 0 writes the metrics."""
+def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> None:
+    """Run two fits as one of several ranks; rank 0 writes their metrics and the bytes of DDP's buckets."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    data = DataConfig(root=root, protocol="b", fractions=(0.6, 0.4, 0.0))  # type: ignore[arg-type]
-    last, _ = run_fit(read_labelled(data, seed=0), data)
+    data = small_data(root)
+    manifest = inspect_rows(read_labelled(data, seed=0), num_threads=1)
+    saving = dataclasses.replace(
+        OPTIM, gradient_checkpointing=True, prefix_cache=PrefixCache.disk, prefix_cache_folder=f"{folder}/kept"
+    )
+    fits = {name: run_fit(manifest, data, optim=optim)[0] for name, optim in (("plain", OPTIM), ("saving", saving))}
+    model = build_model(MODEL, seed=7)
+    step_model = replicated(model, device=CPU)
+    step_model(model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)), None).token_logits.sum().backward()
+    buckets = step_model._get_ddp_logging_data()["bucket_sizes"]  # noqa: SLF001 - torch's own way to tell
     if rank == 0:
-        Path(result).write_text(json.dumps(last.metrics))
+        metrics = {name: last.metrics for name, last in fits.items()}
+        sizes = [int(size) for size in buckets.split(",")]
+        Path(folder, "result.json").write_text(json.dumps(metrics | {"bucket_bytes": sum(sizes)}))
     distributed.destroy_process_group()
 
 
-def test_two_ranks_reach_the_loss_of_one(
+def test_two_ranks_reach_the_loss_of_one_and_exchange_what_trains(
     small_mvtec: Path, unbroken: tuple[TrainState, list[TrainState]], manifest: pa.Table, tmp_path: Path
 ) -> None:
     num_train = manifest["split"].to_pylist().count("train")
@@ -185,7 +165,9 @@ def test_two_ranks_reach_the_loss_of_one(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    result = tmp_path / "metrics.json"
-    multiprocessing.spawn(rank_main, (2, port, str(small_mvtec), str(result)), nprocs=2)
-    for one, two in zip(unbroken[0].metrics, json.loads(result.read_text()), strict=True):
-        assert two == pytest.approx(one, rel=1e-4)
+    multiprocessing.spawn(rank_main, (2, port, str(small_mvtec), str(tmp_path)), nprocs=2)
+    found = json.loads((tmp_path / "result.json").read_text())
+    for one, plain, saving in zip(unbroken[0].metrics, found["plain"], found["saving"], strict=True):
+        assert plain == pytest.approx(one, rel=1e-4)
+        assert saving == pytest.approx(one, rel=1e-4)
+    assert found["bucket_bytes"] == sum(tensor.nbytes for tensor in unbroken[0].trained.values())

@@ -1,0 +1,152 @@
+"""Labelled images as the first adapters meet them: tokens after the frozen blocks, computed or kept from before."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from feclip.data import Batch, LabelledImages, Sample, collate, prefetched, prefetched_batches, valid_tokens
+from feclip.model import FeClipModel, autocast
+from feclip.training.prefix_cache import KeptPrefix, PrefixStore
+
+__all__ = ["PrefixBatch", "PrefixSource"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixBatch:
+    """Images without their pixels, on the device of the model."""
+
+    tokens: torch.Tensor
+    """What `feclip.model.FeClipModel.prefix` returns, ``(B, 1 + L, D)``."""
+    valid_tokens: torch.Tensor
+    """Shape ``(B, H_t, W_t)``, bool; false on padding."""
+    valid_pixels: torch.Tensor
+    """Shape ``(B, S, S)``, bool; false on padding."""
+    labels: torch.Tensor
+    """gt labels of shape ``(B,)``, float32."""
+    gt_masks: torch.Tensor
+    """Shape ``(B, S, S)``, bool."""
+    has_mask: torch.Tensor
+    """Shape ``(B,)``, bool."""
+    index: torch.Tensor
+    """Rows of the table, shape ``(B,)``, int64, zero-based."""
+
+
+class PrefixSource:
+    """The images of a data set, each decoded and brought to the first tap when it is asked for, or once.
+
+    Args:
+        model: Whose prefix; nothing that it learns changes it.
+        images: The data set.
+        precision: Number format of the trunk, see `feclip.model.autocast`.
+        device: Where the model computes.
+        num_threads: Threads that read and decode.
+        store: Where images are kept after they were seen; None keeps none.
+    """
+
+    def __init__(
+        self,
+        model: FeClipModel,
+        images: LabelledImages,
+        *,
+        precision: str,
+        device: torch.device,
+        num_threads: int,
+        store: PrefixStore | None = None,
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.precision = precision
+        self.device = device
+        self._num_threads = num_threads
+        self._store = store
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, index_batches: Iterable[Sequence[int]]) -> Iterator[PrefixBatch]:
+        """Iterate over batches whose images are read ahead of the consumer.
+
+        Args:
+            index_batches: Rows of each batch, zero-based.
+
+        Yields:
+            One batch for each sequence of indices.
+
+        Raises:
+            FeclipError: If a file cannot be read or decoded, or nothing can be written to the store.
+        """
+        if self._store is None:
+            for batch in prefetched_batches(self.images, index_batches, num_threads=self._num_threads):
+                yield self._computed(batch)
+            return
+        with closing(prefetched(self._find, index_batches, num_threads=self._num_threads)) as batches:
+            for found in batches:
+                anew = self._keep([image for image in found if isinstance(image, Sample)], store=self._store)
+                yield self._joined([anew[image.index] if isinstance(image, Sample) else image for image in found])
+
+    def _find(self, index: int) -> "_Found | Sample":
+        assert self._store is not None
+        kept = self._store.get(index)
+        return self.images[index] if kept is None else _Found(index, kept)
+
+    def _computed(self, batch: Batch) -> PrefixBatch:
+        batch = batch.to(self.device)
+        seen = valid_tokens(batch.valid_pixels, patch_size=self.model.patch_size)
+        with autocast(self.precision, device=self.device):
+            tokens = self.model.prefix(self.model.normalize(batch.images, batch.valid_pixels), seen)
+        return PrefixBatch(
+            tokens=tokens,
+            valid_tokens=seen,
+            valid_pixels=batch.valid_pixels,
+            labels=batch.labels,
+            gt_masks=batch.gt_masks,
+            has_mask=batch.has_mask,
+            index=batch.index,
+        )
+
+    def _keep(self, samples: list[Sample], *, store: PrefixStore) -> "dict[int, _Found]":
+        """Bring what is not kept yet to the first tap, all in one batch, and keep it."""
+        if not samples:
+            return {}
+        found = {}
+        for sample, tokens in zip(samples, self._computed(collate(samples)).tokens.cpu(), strict=True):
+            valid, mask = _packed(sample.valid_pixels), _packed(sample.gt_mask)
+            found[sample.index] = _Found(sample.index, KeptPrefix(tokens.clone(), valid, mask))
+            store.put(*found[sample.index])
+        return found
+
+    def _joined(self, found: "list[_Found]") -> PrefixBatch:
+        rows, kept = zip(*found, strict=True)
+        index, side = torch.tensor(rows), self.model.image_size
+        valid_pixels = _unpacked([each.valid_pixels for each in kept], side=side).to(self.device)
+        return PrefixBatch(
+            tokens=torch.stack([each.tokens for each in kept]).to(self.device),
+            valid_tokens=valid_tokens(valid_pixels, patch_size=self.model.patch_size),
+            valid_pixels=valid_pixels,
+            labels=self.images.labels[index].to(self.device),
+            gt_masks=_unpacked([each.gt_mask for each in kept], side=side).to(self.device),
+            has_mask=self.images.has_mask[index].to(self.device),
+            index=index.to(self.device),
+        )
+
+
+class _Found(NamedTuple):
+    """What the store had, and of which row."""
+
+    row: int
+    kept: KeptPrefix
+
+
+def _packed(mask: torch.Tensor) -> torch.Tensor:
+    """Return the bits of a bool mask, uint8, eight pixels a byte."""
+    return torch.from_numpy(np.packbits(mask.numpy()))
+
+
+def _unpacked(bits: list[torch.Tensor], *, side: int) -> torch.Tensor:
+    """Return the masks of `_packed`, ``(B, side, side)``, bool."""
+    pixels = np.unpackbits(torch.stack(bits).numpy(), axis=1, count=side * side)
+    return torch.from_numpy(pixels.reshape(-1, side, side).view(np.bool_))
