@@ -59,6 +59,7 @@ def scores(*, bundle: str | None = None, pictures: int = 1000, image_size: int =
     plain = scored(found, pixels, valid)
     facts: dict[str, str] = {}
     ranks = []
+    halves: list[Scores] = []
     for name, (precision, compiles) in VARIANTS.items():
         other = scored(found, pixels, valid, precision=precision, compiles=compiles)
         for statistic, (mean, largest, rank) in differences(other, plain).items():
@@ -67,6 +68,10 @@ def scores(*, bundle: str | None = None, pictures: int = 1000, image_size: int =
             print(f"{name}, {statistic}: {said}", flush=True)
             facts[f"{name}: {statistic}"] = said
             ranks.append(rank)
+        halves += [other] if precision == "bfloat16" else []
+    for statistic, (mean, largest, rank) in differences(*halves).items():
+        said = f"mean {mean:.2g}, largest {largest:.2g}, Spearman {rank:.6f}"
+        print(f"bfloat16, compiled against plain, {statistic}: {said}")
     lowest = min(ranks)
     adapters = "untrained adapters" if bundle is None else "trained adapters"
     write_record(

@@ -54,8 +54,8 @@ class ScoringConfig:
     """Images in one forward pass; null finds it from the free memory of a GPU, of its share where an actor has a share,
     and is 16 on a CPU. A batch never holds more than a slice."""
     compile: bool = False
-    """Compile the model once in each actor, for one batch size: a warm-up that is reported, then faster passes, on a
-    GPU replayed as CUDA graphs. Needs a C++ compiler where the actors run."""
+    """Compile the model once in each actor, for one batch size, in a warm-up that is reported; on a GPU it is replayed
+    as CUDA graphs, on a CPU it may be slower than plain. Needs a C++ compiler where the actors run."""
     num_actors: int = 1
     """Actors that hold the model."""
     threads_per_actor: int = 1

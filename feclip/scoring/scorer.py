@@ -68,7 +68,7 @@ class Scorer:
             CPU. Another one changes scores by rounding alone.
         max_batch_size: Images that come in one call at most, at least 1; no batch is larger.
         gpu_share: Share of the GPU's memory that a batch size is found for, above 0 and at most 1.
-        compiles: Whether the model is compiled, here and once: a warm-up of a minute or more, then faster passes.
+        compiles: Whether the model is compiled, here and once, in a minute or more.
         topk_fraction: Share of the valid pixels that ``map_topk_mean`` is taken over, above 0 and at most 1.
         smoothing_sigma: Standard deviation of the Gaussian that smooths a map before its statistics, pixels; 0 = none.
 
