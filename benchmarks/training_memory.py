@@ -44,7 +44,7 @@ def compare(
         peak = _peak_in_child(size, recompute=recompute) / 2**20
         named = "recomputing" if recompute else "keeping"
         spread = f"{min(timing.values):.3g} to {max(timing.values):.3g}"
-        print(f"{named}: {timing.median:.3g} s ({spread}), peak {peak:.0f} MiB")
+        print(f"{named}: {timing.median:.3g} s ({spread}), peak {peak:.0f} MiB", flush=True)
     keeping()
     kept = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     recomputing()
