@@ -1,4 +1,4 @@
-"""Compiled models and bfloat16 score as float32 does, within the bounds that README.md states."""
+"""Compiled models and bfloat16 score as float32 does, within the bounds that docs/experiments.md states."""
 
 import importlib
 import sys
