@@ -53,13 +53,13 @@ def test_nothing_in_a_run_is_pickled(unbroken: tuple[Path, Finished]) -> None:
 
 
 def test_a_finished_run_does_nothing_and_says_so(
-    unbroken: tuple[Path, Finished], run_job: JobRunner, small_run: tuple[str, ...]
+    unbroken: tuple[Path, Finished], small_run: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     output, _ = unbroken
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
-    done = run_job(*small_run, "--data.protocol", "b", "--output", str(output))
+    done = run_here(*small_run, "--data.protocol", "b", "--output", str(output))
     assert done.returncode == 0
-    assert "nothing to do" in done.output
+    assert "nothing to do" in caplog.text
     assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
 
 
@@ -87,20 +87,6 @@ def copied(unbroken: tuple[Path, Finished], tmp_path: Path) -> Path:
     claim = output / "_run" / "run.json"
     claim.write_text(claim.read_text().replace(str(unbroken[0]), str(output)))
     return output
-
-
-def test_changed_images_are_refused_where_a_run_goes_on(
-    copied: Path, run_job: JobRunner, small_run: tuple[str, ...], small_mvtec: Path
-) -> None:
-    image = next((small_mvtec).glob("*/test/good/*.png"))
-    original = image.read_bytes()
-    try:
-        image.write_bytes(original + b"\0")
-        changed = run_job(*small_run, "--data.protocol", "b", "--output", str(copied), "--optim.epochs", "3")
-    finally:
-        image.write_bytes(original)
-    assert changed.returncode == 1
-    assert f"1 images differ from those the run began with, first {image}" in changed.error_line
 
 
 @pytest.mark.slow
@@ -160,3 +146,18 @@ def test_the_first_run_on_real_photographs(run_job: JobRunner, shared_data: Path
     first, second = epochs_of(tmp_path / "first")
     assert second["loss"] < first["loss"]
     assert read_bundle(str(tmp_path / "first")).images.num_rows == 83
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_changed_images_are_refused_where_a_run_goes_on(
+    copied: Path, small_run: tuple[str, ...], small_mvtec: Path
+) -> None:
+    image = next((small_mvtec).glob("*/test/good/*.png"))
+    original = image.read_bytes()
+    try:
+        image.write_bytes(original + b"\0")
+        changed = run_here(*small_run, "--data.protocol", "b", "--output", str(copied), "--optim.epochs", "3")
+    finally:
+        image.write_bytes(original)
+    assert changed.returncode == 1
+    assert f"1 images differ from those the run began with, first {image}" in changed.error_line
