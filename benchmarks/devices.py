@@ -7,7 +7,7 @@ import torch
 from harness import Record
 from torch import nn
 
-from feclip.model import FeClipModel
+from feclip.model import FeClipModel, FeClipOutput, fe_clip_loss_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,15 @@ def score(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.T
     """Return what scoring reads of the model: image logits ``(B,)`` and token maps ``(B, H_t, W_t)``."""
     output = model(images)
     return output.image_logit, output.token_map
+
+
+def corner_loss(output: FeClipOutput) -> torch.Tensor:
+    """Return the loss of images that are all anomalous, with a defect in one corner."""
+    batch, (height, width), device = len(output.class_logits), output.image_size, output.class_logits.device
+    masks = torch.zeros(batch, height, width, device=device)
+    masks[:, : height // 4, : width // 4] = 1
+    terms = fe_clip_loss_terms(output, torch.ones(batch, device=device), masks)
+    return torch.stack(terms).mean(dim=1).sum()
 
 
 def name_of(device: torch.device) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from devices import name_of
 from harness import Record, in_turns, write_record
 from jsonargparse import auto_cli
 from scipy.stats import spearmanr
@@ -84,7 +85,7 @@ def scores(*, bundle: str | None = None, pictures: int = 1000, image_size: int =
             ratio=1 - lowest,
             ratio_of="1 - lowest rank correlation",
             met=lowest >= WANTED,
-            device=device_name(),
+            device=name_of(torch.device(device())),
             facts=facts,
         )
     )
@@ -122,7 +123,7 @@ def speed(
             met=ratio > 1,
             ours=ours,
             theirs=theirs,
-            device=device_name(),
+            device=name_of(torch.device(device())),
             facts={"warm_up_seconds": fast.start_up.warm_up_seconds},
         )
     )
@@ -213,11 +214,6 @@ def differences(ours: Scores, theirs: Scores) -> dict[str, tuple[float, float, f
 def device() -> str:
     """Return ``cuda`` where there is a GPU, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def device_name() -> str:
-    """Return the name of the GPU, or ``cpu``."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

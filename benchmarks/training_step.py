@@ -12,13 +12,13 @@ it does not say: frozen weights without gradients, text embeddings computed once
 from collections.abc import Callable
 
 import torch
-from devices import TINY, Size, model_and_images, name_of, not_measured
+from devices import TINY, Size, corner_loss, model_and_images, name_of, not_measured
 from guide import GuideModel
 from harness import Record, in_turns, write_record
 from jsonargparse import auto_cli
 from torch import nn
 
-from feclip.model import FeClipModel, FeClipOutput, autocast, fe_clip_loss_terms
+from feclip.model import FeClipOutput, autocast
 
 BACKBONE, IMAGE_SIZE = "ViT-L-14-336", 336  # the paper's
 LEARNING_RATE = 5e-4  # the paper's
@@ -106,8 +106,8 @@ def _measure(
 
     own = [parameter for parameter in model.parameters() if parameter.requires_grad]
     left, right = in_turns(
-        _stepping(model, ours, trained=own, images=images),
-        _stepping(model, lambda: guide(images), trained=guide.trained(), images=images),
+        _stepping(ours, trained=own),
+        _stepping(lambda: guide(images), trained=guide.trained()),
         repeats=repeats,
     )
     ratio = right.median / left.median
@@ -128,19 +128,14 @@ def _measure(
     )
 
 
-def _stepping(
-    model: FeClipModel, forward: Callable[[], FeClipOutput], *, trained: list[nn.Parameter], images: torch.Tensor
-) -> Callable[[], None]:
-    """Return one optimiser step of a candidate on ``images``, all anomalous, with a defect in one corner."""
+def _stepping(forward: Callable[[], FeClipOutput], *, trained: list[nn.Parameter]) -> Callable[[], None]:
+    """Return one optimiser step of a candidate."""
     adam = torch.optim.Adam(trained, lr=LEARNING_RATE)
-    labels = torch.ones(len(images), device=images.device)
-    masks = torch.zeros(len(images), model.image_size, model.image_size, device=images.device)
-    masks[:, : model.image_size // 4, : model.image_size // 4] = 1
 
     def run() -> None:
-        terms = fe_clip_loss_terms(forward(), labels, masks)
+        loss = corner_loss(forward())
         adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(torch.stack(terms).mean(dim=1).sum())
+        torch.autograd.backward(loss)
         adam.step()
 
     return run

@@ -27,10 +27,10 @@ from feclip.data import (
     FetchedImage,
     GpuDecoder,
     GuardedDecoder,
-    ImageError,
     PreparedImage,
     SourceSize,
     UndecodedJpeg,
+    decode_fetched,
     delete,
     fetch_and_decode,
     join_uri,
@@ -208,15 +208,10 @@ def _decoded_again(
         return {}
     listing = run.read_listing(index)
     uris = dict(zip(listing["row_id"].to_pylist(), listing["uri"].to_pylist(), strict=True))
-    found = {}
-    for row in lost:
-        image, error = None, None
-        try:
-            image = decoder.decode(row["jpeg"], uri=uris[row["row_id"]])
-        except ImageError as damage:
-            error = damage
-        found[row["row_id"]] = FetchedImage(sha256=row["sha256"], image=image, error=error)
-    return found
+    return {
+        row["row_id"]: decode_fetched(row["jpeg"], uri=uris[row["row_id"]], digest=row["sha256"], decoder=decoder)
+        for row in lost
+    }
 
 
 def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Table:

@@ -35,17 +35,7 @@ def plan(bundle: Bundle, *, config: ScoreConfig) -> str:
         source,
         num_images=planning.sample_size,
         num_readers=score.num_readers,
-        make_scorer=lambda bundle: Scorer(
-            bundle,
-            device="cuda" if on_gpu else "cpu",
-            precision=str(score.precision),
-            batch_size=score.batch_size,
-            max_batch_size=planning.sample_size,
-            gpu_share=min(score.gpus_per_actor, 1) or 1,
-            compiles=score.compile,
-            topk_fraction=score.topk_fraction,
-            smoothing_sigma=score.smoothing_sigma,
-        ),
+        make_scorer=lambda bundle: Scorer.configured(bundle, score, on_gpu=on_gpu, max_batch_size=planning.sample_size),
     )
     models = model_rates(
         measured.model_images_per_second,

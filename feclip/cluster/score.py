@@ -287,16 +287,11 @@ class _ScoringActor:
         self._start_up = queue.SimpleQueue[str]()  # what the first row tells, whichever thread makes it
         try:
             bundle = read_bundle(bundle_uri)
-            self._scorer = Scorer(
+            self._scorer = Scorer.configured(
                 bundle if override is None else bundle.with_input(override),
-                device="cuda" if config.gpus_per_actor > 0 else "cpu",
-                precision=str(config.precision),
-                batch_size=config.batch_size,
+                config,
+                on_gpu=config.gpus_per_actor > 0,
                 max_batch_size=run.slice_size,
-                gpu_share=min(config.gpus_per_actor, 1) or 1,
-                compiles=config.compile,
-                topk_fraction=config.topk_fraction,
-                smoothing_sigma=config.smoothing_sigma,
             )
             self._start_up.put(json.dumps(dataclasses.asdict(self._scorer.start_up)))
             if config.jpeg_decoder is JpegDecoder.nvjpeg:

@@ -11,7 +11,7 @@ from feclip.data.dataset import (
     read_valid_mask,
 )
 from feclip.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, decode_mask, pixel_digest, sha256
-from feclip.data.fetch import FetchedImage, fetch_and_decode
+from feclip.data.fetch import FetchedImage, decode_fetched, fetch_and_decode
 from feclip.data.gpu_decode import GpuDecoder, SourceSize, UndecodedJpeg, require_gpu_decoding, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind
@@ -76,6 +76,7 @@ __all__ = [
     "build_manifest",
     "check_writable",
     "collate",
+    "decode_fetched",
     "decode_image",
     "decode_mask",
     "delete",

@@ -135,21 +135,21 @@ class LabelledImages:
             jpeg_decoding=jpeg_decoding,
         )
         names = ("uri", "label", "mask_uri", "has_mask", "valid_mask_uri")
-        self._uris, self._labels, self._mask_uris, self._has_mask, self._valid_mask_uris = (
+        self._uris, labels, self._mask_uris, has_mask, self._valid_mask_uris = (
             table[name].to_pylist() for name in names
         )
         categories = table["category"].to_pylist()
         numbers = {name: number for number, name in enumerate(sorted({name or "" for name in categories}))}
         self.category_index = torch.tensor([numbers[name or ""] for name in categories], dtype=torch.int64)
-        for uri, label, valid_mask_uri in zip(self._uris, self._labels, self._valid_mask_uris, strict=True):
+        for uri, label, valid_mask_uri in zip(self._uris, labels, self._valid_mask_uris, strict=True):
             if label is None:
                 msg = f"{uri} has no label in the manifest; it must be 0 (normal) or 1 (anomalous)."
                 raise DataError(msg)
             if valid_region == "mask_uri" and valid_mask_uri is None:
                 msg = f"{uri} has no valid_mask_uri in the manifest, which data.valid_region=mask_uri needs."
                 raise DataError(msg)
-        self.labels = torch.tensor(self._labels, dtype=torch.float32)
-        self.has_mask = torch.tensor(self._has_mask, dtype=torch.bool)
+        self.labels = torch.tensor(labels, dtype=torch.float32)
+        self.has_mask = torch.tensor(has_mask, dtype=torch.bool)
         unknown = [None] * len(table)
         self._digests, self._mask_digests = (
             table[name].to_pylist() if name in table.column_names else unknown for name in ("sha256", "mask_digest")
@@ -178,16 +178,16 @@ class LabelledImages:
         if mask_uri is None:
             gt_mask = np.zeros(pixels.shape[:2], np.bool_)
         else:
-            mask = read_image_mask(mask_uri, image_uri=uri, image_shape=shape, label=self._labels[index])
+            mask = read_image_mask(mask_uri, image_uri=uri, image_shape=shape, label=int(self.labels[index]))
             gt_mask = record.place(mask)
         source_valid = self._source_valid(index, image)
         valid = record.valid_pixels() if source_valid is None else record.place(source_valid)
         return Sample(
             image=torch.from_numpy(pixels).permute(2, 0, 1),
             valid_pixels=torch.from_numpy(valid),
-            label=self._labels[index],
+            label=int(self.labels[index]),
             gt_mask=torch.from_numpy(gt_mask),
-            has_mask=self._has_mask[index],
+            has_mask=bool(self.has_mask[index]),
             index=index,
         )
 

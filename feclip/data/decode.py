@@ -25,7 +25,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.source_image import JpegRegion, SourceImage, scale_jpeg
 
-__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "decode_image", "decode_mask", "decode_source", "pixel_digest", "sha256"]
+__all__ = [
+    "DAMAGE",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "decode_image",
+    "decode_mask",
+    "decode_source",
+    "pixel_digest",
+    "sha256",
+]
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter of a GiB as RGB, where Pillow begins to warn of a bomb."""
@@ -37,7 +46,7 @@ _LOSSY = ("AVIF", "JPEG", "MPO", "WEBP")
 _WHITE, _BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
 _MAX_16_BIT = 65535
 _HALF_8_BIT = 127.5
-_DAMAGE = (  # what Pillow's readers raise for a damaged file, apart from running out of memory
+DAMAGE = (
     ArithmeticError,
     AttributeError,
     EOFError,
@@ -49,7 +58,10 @@ _DAMAGE = (  # what Pillow's readers raise for a damaged file, apart from runnin
     ValueError,
     struct.error,
     zlib.error,
+    Image.DecompressionBombError,
 )
+"""What Pillow's readers raise for a damaged file or a bomb, apart from running out of memory."""
+
 _Pixels = npt.NDArray[np.uint8]
 _Fit = Callable[[int, int], tuple[int, int]]
 _T = TypeVar("_T")
@@ -160,7 +172,7 @@ def _decoded(data: bytes, *, uri: str, fit: _Fit | None, convert: Callable[[Imag
             return convert(image, region)
     except ImageError:
         raise
-    except (*_DAMAGE, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         kind, reason = _plain_reason(error)
         msg = f"Cannot decode {uri}: {reason}."
         raise ImageError(msg, kind=kind) from error

@@ -19,7 +19,7 @@ from feclip.data.prepare import PreparedImage
 from feclip.data.storage import StorageForbiddenError, StorageMissingError, absolute_uri, read_bytes
 from feclip.errors import StorageError
 
-__all__ = ["MAX_FILE_BYTES", "FetchedImage", "fetch_and_decode"]
+__all__ = ["MAX_FILE_BYTES", "FetchedImage", "decode_fetched", "fetch_and_decode"]
 
 MAX_FILE_BYTES = 512 << 20
 """Largest file that is read: the largest image that is allowed, with three channels of 16 bits, not compressed."""
@@ -87,7 +87,38 @@ def fetch_and_decode(
         mask = None
         if decoder.options.valid_region == "mask_uri" and valid_mask_uri is not None:
             mask = _read_mask(valid_mask_uri, max_file_bytes=max_file_bytes)
-        image = decoder.decode(data, uri=uri, valid_mask=mask, valid_mask_uri=valid_mask_uri)
+    except ImageError as error:
+        return FetchedImage(sha256=digest, image=None, error=error)
+    return decode_fetched(data, uri=uri, digest=digest, decoder=decoder, valid_mask=mask, valid_mask_uri=valid_mask_uri)
+
+
+def decode_fetched(
+    data: bytes,
+    *,
+    uri: str,
+    digest: str,
+    decoder: GuardedDecoder,
+    valid_mask: bytes | None = None,
+    valid_mask_uri: str | None = None,
+) -> FetchedImage:
+    """Decode one image of an archive that was read.
+
+    Args:
+        data: The file's bytes.
+        uri: Path or URI, for messages.
+        digest: SHA-256 of the file.
+        decoder: Where it is decoded.
+        valid_mask: Bytes of the file that tells its valid pixels.
+        valid_mask_uri: Where these came from, for messages.
+
+    Returns:
+        The image, or what is wrong with it.
+
+    Raises:
+        RunError: If no child can be started.
+    """
+    try:
+        image = decoder.decode(data, uri=uri, valid_mask=valid_mask, valid_mask_uri=valid_mask_uri)
     except ImageError as error:
         return FetchedImage(sha256=digest, image=None, error=error)
     return FetchedImage(sha256=digest, image=image, error=None)

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from feclip.data.decode import MAX_PIXELS
+from feclip.data.decode import DAMAGE, MAX_PIXELS
 from feclip.data.letterbox import parse_padding_color
 from feclip.data.prepare import InputOptions
+from feclip.data.source_image import upright
 from feclip.data.valid_region import ValidBox
 from feclip.errors import ConfigError
 
@@ -35,7 +36,6 @@ __all__ = ["GpuDecoder", "SourceSize", "UndecodedJpeg", "require_gpu_decoding", 
 BATCH_PIXELS = 64_000_000
 """Most source pixels that one call decodes: 192 MB as RGB on the device, and four times that as float while resized."""
 _MODES = ("L", "RGB")
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 
 
 class SourceSize(NamedTuple):
@@ -90,10 +90,9 @@ def undecoded_jpeg(data: bytes, *, options: InputOptions) -> UndecodedJpeg | Non
     Returns:
         What the header tells; None for the guarded decoder, which also tells what is wrong.
     """
-    with suppress(Exception), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+    with suppress(*DAMAGE), Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
         if image.format == "JPEG" and image.mode in _MODES and image.width * image.height <= MAX_PIXELS:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-            height, width = image.size if turned else image.size[::-1]
+            width, height = upright(image.size, image.getexif().get(ExifTags.Base.Orientation, 1))
             record = options.geometry(height, width)
             box = ValidBox(record.top, record.left, record.height, record.width)
             return UndecodedJpeg(data=data, width=width, height=height, valid_box=box)
@@ -127,15 +126,17 @@ class GpuDecoder:
         Returns:
             Pixels ``(S, S, 3)`` of each, or None where it could not be decoded or is of another size than its header.
         """
-        prepared: list[npt.NDArray[np.uint8] | None] = []
+        import torch  # noqa: PLC0415 - see docs/adr/0020
+
+        placed: list[torch.Tensor | None] = []
         for start, stop in _groups(sizes):
-            decoded = self._decode(files[start:stop])
-            placed = [
+            placed += [
                 None if image is None or tuple(image.shape[1:]) != size else self._place(image)
-                for image, size in zip(decoded, sizes[start:stop], strict=True)
+                for image, size in zip(self._decode(files[start:stop]), sizes[start:stop], strict=True)
             ]
-            prepared += [None if image is None else image.cpu().numpy() for image in placed]
-        return prepared
+        there = [image for image in placed if image is not None]
+        pixels = iter(torch.stack(there).cpu().numpy() if there else ())  # one wait for the device
+        return [None if image is None else next(pixels) for image in placed]
 
     def _decode(self, files: Sequence[bytes]) -> "list[torch.Tensor | None]":
         """Return RGB ``(3, h, w)`` of each; a batch with a bad file gives nothing, so its files go one by one then."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-__all__ = ["LEAST_REDUCTION", "JpegRegion", "SourceImage", "scale_jpeg", "scaling_factor"]
+__all__ = ["LEAST_REDUCTION", "JpegRegion", "SourceImage", "scale_jpeg", "scaling_factor", "upright"]
 
 LEAST_REDUCTION = 2
 """Pixels of a reduced JPEG for each pixel of the model's input, along a side, at least."""
@@ -114,13 +114,13 @@ def scale_jpeg(image: Image.Image, *, fit: Callable[[int, int], tuple[int, int]]
     if image.format not in _JPEG:
         return None
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    width, height = _upright(image.size, orientation)
+    width, height = upright(image.size, orientation)
     rows, columns = fit(height, width)
     factor = scaling_factor(height, width, content_height=rows, content_width=columns)
-    size = _upright((width // factor, height // factor), orientation)
+    size = upright((width // factor, height // factor), orientation)
     if factor == 1 or image.draft(None, size) is None:
         return None
-    columns, rows = _upright(image.size, orientation)
+    columns, rows = upright(image.size, orientation)
     assert (columns, rows) == (-(-width // factor), -(-height // factor))
     extent_x, extent_y = width / factor, height / factor
     left = columns - extent_x if orientation in _MIRRORED_X else 0.0
@@ -128,6 +128,6 @@ def scale_jpeg(image: Image.Image, *, fit: Callable[[int, int], tuple[int, int]]
     return JpegRegion(height=height, width=width, box=(left, top, left + extent_x, top + extent_y))
 
 
-def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+def upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return width and height of a file's pixels as turned upright, or the other way round."""
     return size[::-1] if orientation in _TURNED else size

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from feclip.bundle import Bundle
+from feclip.config import ScoringConfig
 from feclip.errors import BundleError, ConfigError, RunError
 from feclip.model import autocast, num_top_pixels
 from feclip.scoring.batch_size import (
@@ -118,6 +119,28 @@ class Scorer:
         self._forward: Forward = ForwardPass(model)
         self.start_up = self._in_turn(
             lambda: self._made_ready(batch_size, max_batch_size=max_batch_size, compiles=compiles)
+        )
+
+    @classmethod
+    def configured(cls, bundle: Bundle, config: ScoringConfig, *, on_gpu: bool, max_batch_size: int) -> "Scorer":
+        """Make a scorer as a scoring job wants it.
+
+        Args:
+            bundle: The bundle.
+            config: How images are scored.
+            on_gpu: Whether the model runs on a GPU.
+            max_batch_size: Images that come in one call at most.
+        """
+        return cls(
+            bundle,
+            device="cuda" if on_gpu else "cpu",
+            precision=str(config.precision),
+            batch_size=config.batch_size,
+            max_batch_size=max_batch_size,
+            gpu_share=min(config.gpus_per_actor, 1) or 1,
+            compiles=config.compile,
+            topk_fraction=config.topk_fraction,
+            smoothing_sigma=config.smoothing_sigma,
         )
 
     @property
