@@ -18,17 +18,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from devices import name_of
 from harness import Record, in_turns, write_record
 from jsonargparse import auto_cli
 from scipy.stats import spearmanr
+from scoring_job import untrained_bundle
 from torch import nn
 
-from feclip.building import build_model
-from feclip.bundle import Bundle, read_bundle, write_bundle
-from feclip.config import DEMO_BACKBONE, FinetuneConfig, Indices, ModelConfig, OptimConfig
+from feclip.bundle import Bundle, read_bundle
+from feclip.config import DEMO_BACKBONE
 from feclip.data import prepare_image
 from feclip.demo import FAMILIES, write_archive
 from feclip.scoring import CPU_BATCH_SIZE, Scorer, Scores
@@ -55,7 +54,7 @@ def scores(*, bundle: str | None = None, pictures: int = 1000, image_size: int =
         num_threads: Threads of the model.
     """
     torch.set_num_threads(num_threads)
-    found = untrained_bundle(DEMO_BACKBONE, image_size=image_size) if bundle is None else read_bundle(bundle)
+    found = fresh_bundle(DEMO_BACKBONE, image_size=image_size) if bundle is None else read_bundle(bundle)
     pixels, valid = demo_inputs(found, pictures=pictures)
     plain = scored(found, pixels, valid)
     facts: dict[str, str] = {}
@@ -103,7 +102,7 @@ def speed(
         num_threads: Threads of the model.
     """
     torch.set_num_threads(num_threads)
-    bundle = untrained_bundle(backbone, image_size=image_size)
+    bundle = fresh_bundle(backbone, image_size=image_size)
     plain, fast = (Scorer(bundle, device=device(), batch_size=batch, compiles=compiles) for compiles in (False, True))
     pixels = np.random.default_rng(0).integers(0, 256, (batch, image_size, image_size, 3), dtype=np.uint8)
     valid = np.ones(pixels.shape[:3], np.bool_)
@@ -164,19 +163,18 @@ def patch_embedding(*, repeats: int = 11, num_threads: int = 1) -> None:
         print(f"{name} at {image_size} px, batch {batch}: {', '.join(shown)}", flush=True)
 
 
-def untrained_bundle(backbone: str, *, image_size: int) -> Bundle:
-    """Return a bundle with adapters as they start, written and read again."""
+def fresh_bundle(backbone: str, *, image_size: int) -> Bundle:
+    """Return a bundle with adapters as they start, of the demonstration's layout where it is its backbone."""
     is_demo = backbone == DEMO_BACKBONE
-    model = ModelConfig(
-        backbone=backbone,
-        image_size=image_size,
-        **({"tap_blocks": Indices((3, 4, 5))} if is_demo else {"pretrained": "none"}),
-    )
     with tempfile.TemporaryDirectory() as folder:
-        config = FinetuneConfig(output=folder, model=model, optim=OptimConfig(epochs=0))
-        images = pa.table({"uri": pa.array([], pa.string())})
-        write_bundle(folder, model=build_model(config.model, seed=0), config=config, images=images, metrics=[])
-        return read_bundle(folder)
+        uri = untrained_bundle(
+            Path(folder),
+            backbone=backbone,
+            image_size=image_size,
+            pretrained=None if is_demo else "none",
+            tap_blocks=(3, 4, 5) if is_demo else None,
+        )
+        return read_bundle(uri)
 
 
 def demo_inputs(bundle: Bundle, *, pictures: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

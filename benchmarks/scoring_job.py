@@ -20,7 +20,7 @@ from memory import descendants, pss
 
 from feclip.building import build_model
 from feclip.bundle import read_bundle, write_bundle
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
+from feclip.config import FinetuneConfig, Indices, ModelConfig, OptimConfig
 from feclip.demo import FAMILIES, write_archive
 
 JOB = Path(__file__).parents[1] / "jobs" / "score.py"
@@ -77,7 +77,12 @@ class JobRun:
 
 
 def untrained_bundle(
-    folder: Path, *, backbone: str, image_size: int | None = None, pretrained: str | None = "none"
+    folder: Path,
+    *,
+    backbone: str,
+    image_size: int | None = None,
+    pretrained: str | None = "none",
+    tap_blocks: tuple[int, ...] | None = None,
 ) -> str:
     """Write a bundle as zero epochs leave it, and return where it lies.
 
@@ -86,8 +91,10 @@ def untrained_bundle(
         backbone: Name of an open_clip model, or ``feclip-demo``.
         image_size: Side of the input, pixels; None for the backbone's own.
         pretrained: ``none`` for random weights, None for those that the config takes.
+        tap_blocks: Zero-based tap blocks; None for the config's.
     """
-    config = ModelConfig(backbone=backbone, pretrained=pretrained, image_size=image_size).settled()
+    taps = None if tap_blocks is None else Indices(tap_blocks)
+    config = ModelConfig(backbone=backbone, pretrained=pretrained, image_size=image_size, tap_blocks=taps).settled()
     run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
     images = pa.table({"uri": ["none"], "role": ["trained"], "sha256": ["0" * 64]})
     write_bundle(str(folder), model=build_model(config, seed=0), config=run, images=images, metrics=[])

@@ -37,7 +37,7 @@ def numerics() -> Iterator[ModuleType]:
 @pytest.fixture(scope="module")
 def small(numerics: ModuleType) -> Bundle:
     """A bundle with a small random trunk."""
-    bundle: Bundle = numerics.untrained_bundle("ViT-S-16-alt", image_size=64)
+    bundle: Bundle = numerics.fresh_bundle("ViT-S-16-alt", image_size=64)
     return bundle
 
 
@@ -51,7 +51,7 @@ def inputs(numerics: ModuleType, small: Bundle) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_compiled_and_bfloat16_scores_stay_close_to_float32_and_rank_alike(numerics: ModuleType) -> None:
-    bundle = numerics.untrained_bundle(numerics.DEMO_BACKBONE, image_size=112)
+    bundle = numerics.fresh_bundle(numerics.DEMO_BACKBONE, image_size=112)
     pixels, valid = numerics.demo_inputs(bundle, pictures=NUM_PICTURES)
     plain = numerics.scored(bundle, pixels, valid)
     for name, (precision, compiles) in numerics.VARIANTS.items():
