@@ -1,6 +1,6 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
 # make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
-# make test   every test but those marked slow
+# make test   every test but those marked slow, two at once
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
@@ -33,29 +33,13 @@ check: env
 	$(BIN)/pytest --doctest-modules -q feclip
 
 test: env
-	$(BIN)/pytest -m "not slow" --durations=25
+	$(BIN)/pytest -m "not slow" --durations=25 -n 2 --dist loadgroup --no-loadscope-reorder
 
 slow: env
 	$(BIN)/pytest -m slow
 
-demo: env runs/demo-pictures/unseen runs/demo-normals/images runs/demo-archive/images
-	$(BIN)/python jobs/finetune.py --config configs/demo.yaml --optim.epochs 2
-	$(BIN)/python jobs/calibrate.py --bundle runs/demo --normals runs/demo-normals/images \
-		--calibrate.percentiles 99 --output runs/demo-calibrated
-	$(BIN)/python jobs/score.py --bundle runs/demo-calibrated --archive runs/demo-archive/images \
-		--output runs/demo-scores
-	$(BIN)/python jobs/evaluate.py --bundle runs/demo-calibrated --data.root runs/demo-pictures/unseen \
-		--output runs/demo-unseen
-
-runs/demo-pictures/unseen: | env
-	$(BIN)/python benchmarks/accuracy.py data runs/demo-pictures
-
-runs/demo-normals/images: | env
-	$(BIN)/python -m feclip.demo archive runs/demo-normals --families unseen --image_size 128 --num_images 120 \
-		--defect_fraction 0 --seed 10
-
-runs/demo-archive/images: | env
-	$(BIN)/python -m feclip.demo archive runs/demo-archive --families unseen --image_size 128 --num_images 150 --seed 11
+demo: env
+	$(BIN)/python jobs/demo.py
 
 bench: env
 	$(BIN)/python benchmarks/run.py

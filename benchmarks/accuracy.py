@@ -38,14 +38,13 @@ from feclip.building import build_images, build_model, read_labelled
 from feclip.cli import parse_config
 from feclip.config import DataConfig, FinetuneConfig, ModelConfig, Names, plain
 from feclip.data import MANIFEST_SCHEMA, LabelledImages, Split
-from feclip.demo import FAMILIES, write_mvtec
+from feclip.demo import FAMILIES, RECIPE, write_mvtec
 from feclip.errors import DataError, FeclipError
 from feclip.model import FeClipModel
 from feclip.training import PrefixSource, fit, held_out_metrics
 
 logger = logging.getLogger("accuracy")
 
-RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 FROZEN = Path(__file__).with_suffix(".frozen.json")
 RESULTS = Path(__file__).with_suffix(".json")
 README = Path(__file__).parents[1] / "README.md"
@@ -129,7 +128,7 @@ def run(
         variants: Which adapters, separated by commas.
         num_threads: Threads of torch.
         check_digests: Whether backbone and pictures must be the frozen ones; false for trials.
-        recipe: Flags of the fine-tuning job that override configs/demo.yaml, for trials.
+        recipe: Flags of the fine-tuning job that override feclip/demo/recipe.yaml, for trials.
         results: Folder of the result files, in ``folder``.
     """
     torch.set_num_threads(num_threads)

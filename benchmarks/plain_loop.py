@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from feclip.bundle import read_bundle
 from feclip.data import InputOptions, prepare_image
-from feclip.scoring import BATCH_SIZE, Scorer
+from feclip.scoring import CPU_BATCH_SIZE, Scorer
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -47,7 +47,7 @@ def plain_loop(
     images: int | None = None,
     num_workers: int = 1,
     num_threads: int = 1,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = CPU_BATCH_SIZE,
 ) -> None:
     """Score and print images/s from the first batch that is done to the last, and the seconds before.
 

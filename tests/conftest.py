@@ -9,6 +9,23 @@ from s3_server import NUM_BUCKETS, S3Server, serving
 
 from feclip.demo import write_mvtec
 
+GROUPS = {  # file: group; what makes one expensive fixture, or several clusters, stays in one process
+    "test_finetune.py": "training",
+    "test_submit.py": "training",
+    "test_evaluate.py": "training",
+    "test_score.py": "scoring",
+    "test_calibrate.py": "scoring",
+    "test_tune.py": "sweeps",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests one process runs where there are two (``pytest -n 2 --dist loadgroup``); the longest go first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.name, item.path.name)))
+    order = list(dict.fromkeys(GROUPS.values()))
+    items.sort(key=lambda item: order.index(GROUPS[item.path.name]) if item.path.name in GROUPS else len(order))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -22,6 +22,7 @@ from feclip.config.choices import (
     ValidRegion,
 )
 from feclip.config.cluster import ClusterConfig
+from feclip.config.demo import DemoConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
@@ -50,6 +51,7 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "DecideConfig",
+    "DemoConfig",
     "EvaluateConfig",
     "EvaluatedSplit",
     "EvaluationDataConfig",

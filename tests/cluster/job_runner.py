@@ -16,6 +16,7 @@ from feclip import config
 from feclip.cli import run_job
 from feclip.cluster.calibrate import calibrate
 from feclip.cluster.decide import decide
+from feclip.cluster.demo import demo
 from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
 from feclip.cluster.score import score
@@ -25,6 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 JOBS = {
     "calibrate.py": (config.CalibrateConfig, calibrate),
     "decide.py": (config.DecideConfig, decide),
+    "demo.py": (config.DemoConfig, demo),
     "evaluate.py": (config.EvaluateConfig, evaluate),
     "finetune.py": (config.FinetuneConfig, finetune),
     "score.py": (config.ScoreConfig, score),
