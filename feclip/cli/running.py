@@ -14,10 +14,9 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from feclip.cli.origins import origin_of
-from feclip.commands import COMMANDS, about, load
 from feclip.errors import ConfigError, FeclipError
 
-__all__ = ["build_parser", "parse_config", "run_command", "run_job", "run_script"]
+__all__ = ["build_parser", "parse_config", "run_job"]
 
 _Config = TypeVar("_Config")
 
@@ -154,34 +153,6 @@ def run_job(
         sys.stderr.write(f"{prog}: interrupted; submit the same command again to go on\n")
         return EXIT_INTERRUPTED
     return 0
-
-
-def run_command(name: str, argv: Sequence[str]) -> int:
-    """Run a sub-command of ``feclip`` and return the exit code.
-
-    Args:
-        name: One of `feclip.commands.COMMANDS`.
-        argv: What follows it on the command line.
-    """
-    return _run(name, argv, prog=f"feclip {name}", text=about(name))
-
-
-def run_script(name: str) -> int:
-    """Run ``jobs/<name>.py`` with the process's own command line and return the exit code.
-
-    Args:
-        name: One of `feclip.commands.COMMANDS`.
-    """
-    return _run(name, None, prog=f"{name}.py", text=about(name, written=f"python jobs/{name}.py"))
-
-
-def _run(name: str, argv: Sequence[str] | None, *, prog: str, text: str) -> int:
-    command = COMMANDS[name]
-
-    def action(config: object) -> None:
-        load(command.action)(config)  # after the command line was read: torch and ray take seconds to load
-
-    return run_job(load(command.config), action, prog=prog, about=text, argv=argv)
 
 
 def _one_line(text: str) -> str:

@@ -6,24 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
-from small_thresholds import NUM_NORMALS, OPTIONS, SIZE
+from small_thresholds import NUM_NORMALS, OPTIONS
 
-from feclip.building import build_model
-from feclip.bundle import read_bundle, write_bundle, write_calibrated
+from feclip.bundle import read_bundle, write_calibrated
 from feclip.calibration import CalibrationOptions, calibrate
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.prediction import Predictor
-
-
-@pytest.fixture(scope="session")
-def plain_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A bundle with a small random trunk and no thresholds."""
-    folder = tmp_path_factory.mktemp("plain-bundle")
-    config = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=SIZE, num_taps=2)
-    run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
-    images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
-    write_bundle(str(folder), model=build_model(config, seed=3), config=run, images=images, metrics=[])
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -43,20 +30,20 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def predictor(plain_bundle: str) -> Predictor:
+def predictor(bundle: str) -> Predictor:
     """A model that is loaded once."""
-    return Predictor.load(plain_bundle, device="cpu", precision="float32", batch_size=4)
+    return Predictor.load(bundle, device="cpu", precision="float32", batch_size=4)
 
 
 @pytest.fixture(scope="session")
-def calibrated_bundle(plain_bundle: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def calibrated_bundle(bundle: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The bundle with thresholds for line 1 alone, so that some images are above and others below."""
     folder = tmp_path_factory.mktemp("calibrated-bundle")
-    bundle = read_bundle(plain_bundle)
+    plain = read_bundle(bundle)
     logits = np.linspace(-0.5, 0.5, NUM_NORMALS, dtype=np.float32)
     table = pa.table(
         {
-            "model_id": [bundle.model_id] * NUM_NORMALS,
+            "model_id": [plain.model_id] * NUM_NORMALS,
             "image_logit": logits,
             "map_max": logits,
             "map_topk_mean": logits,
@@ -64,7 +51,7 @@ def calibrated_bundle(plain_bundle: str, tmp_path_factory: pytest.TempPathFactor
         }
     )
     options = CalibrationOptions(percentiles=("50",), threshold_by="line", rule="either")  # type: ignore[arg-type]
-    calibration = calibrate([table], model_id=bundle.model_id, options=options, statistic_options=OPTIONS)
+    calibration = calibrate([table], model_id=plain.model_id, options=options, statistic_options=OPTIONS)
     images = pa.table({"uri": ["/normal.png"], "sha256": ["1" * 64]})
-    write_calibrated(str(folder), bundle=bundle, calibration=calibration, images=images)
+    write_calibrated(str(folder), bundle=plain, calibration=calibration, images=images)
     return str(folder)

@@ -13,10 +13,10 @@ FLAGS = ("--device", "cpu", "--precision", "float32")
 
 
 def test_one_image_is_a_line_and_a_picture(
-    plain_bundle: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, out = pictures / "line=1" / "part 0.png", tmp_path / "out.png"
-    assert main(["predict", str(image), "--bundle", plain_bundle, "--save", str(out), *FLAGS]) == 0
+    assert main(["predict", str(image), "--bundle", bundle, "--save", str(out), *FLAGS]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("no threshold  P(abnormal) 0.")
     assert line.endswith(f"{image} -> {out}")
@@ -25,10 +25,10 @@ def test_one_image_is_a_line_and_a_picture(
 
 
 def test_a_folder_gives_a_row_for_each_image_and_names_the_bad_ones(
-    plain_bundle: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "overlays"
-    argv = ["predict", str(pictures), "--bundle", plain_bundle, "--save", str(out), "--format", "json", *FLAGS]
+    argv = ["predict", str(pictures), "--bundle", bundle, "--save", str(out), "--format", "json", *FLAGS]
     assert main(argv) == 1
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
@@ -87,12 +87,12 @@ def test_overlays_that_would_meet_are_refused_before_the_model_is_loaded(
 
 
 def test_several_places_have_folders_of_their_own(
-    plain_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "few").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "few" / "x.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
-    argv = ["predict", str(tmp_path / "few"), str(tmp_path / "x.png"), "--bundle", plain_bundle, *FLAGS]
+    argv = ["predict", str(tmp_path / "few"), str(tmp_path / "x.png"), "--bundle", bundle, *FLAGS]
     assert main([*argv, "--save", str(tmp_path / "out")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     saved = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
@@ -100,9 +100,9 @@ def test_several_places_have_folders_of_their_own(
 
 
 def test_a_folder_without_images_and_a_missing_bundle_are_one_line(
-    plain_bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", str(tmp_path), "--bundle", plain_bundle, *FLAGS]) == 1
+    assert main(["predict", str(tmp_path), "--bundle", bundle, *FLAGS]) == 1
     assert f"{tmp_path} holds no image (listing.extensions are .bmp" in capsys.readouterr().err
     assert main(["predict", "a.png", "--bundle", str(tmp_path), *FLAGS]) == 1
     assert "holds no bundle" in capsys.readouterr().err
@@ -110,16 +110,16 @@ def test_a_folder_without_images_and_a_missing_bundle_are_one_line(
 
 @pytest.mark.storage
 def test_images_and_overlays_may_lie_in_object_storage(
-    s3_bucket: str, plain_bundle: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+    s3_bucket: str, bundle: str, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from feclip.data import exists, write_bytes  # noqa: PLC0415 - after the fixture set the environment
 
     for name in ("line=1/part 0.png", "line=2/part 1.png"):
         write_bytes(f"{s3_bucket}/in/{name}", (pictures / name).read_bytes())
-    argv = ["predict", f"{s3_bucket}/in", "--bundle", plain_bundle, "--save", f"{s3_bucket}/out", *FLAGS]
+    argv = ["predict", f"{s3_bucket}/in", "--bundle", bundle, "--save", f"{s3_bucket}/out", *FLAGS]
     assert main(argv) == 0
     assert exists(f"{s3_bucket}/out/line=1/part 0.png.png")
-    one = ["predict", f"{s3_bucket}/in/line=1/part 0.png", "--bundle", plain_bundle, *FLAGS, "--format", "json"]
+    one = ["predict", f"{s3_bucket}/in/line=1/part 0.png", "--bundle", bundle, *FLAGS, "--format", "json"]
     capsys.readouterr()
     assert main(one) == 0
     row = json.loads(capsys.readouterr().out)

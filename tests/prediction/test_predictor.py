@@ -92,9 +92,9 @@ def test_an_overlay_of_another_kind_or_of_a_changed_file_is_refused(predictor: P
     assert not (tmp_path / "out.png").exists()
 
 
-def test_a_device_that_is_not_there_is_one_line(plain_bundle: str) -> None:
+def test_a_device_that_is_not_there_is_one_line(bundle: str) -> None:
     with pytest.raises(ConfigError, match="device must be one of auto, cpu, cuda, got 'tpu'"):
-        Predictor.load(plain_bundle, device="tpu")
+        Predictor.load(bundle, device="tpu")
 
 
 def test_an_upright_image_is_drawn_upright(predictor: Predictor, tmp_path: Path) -> None:
