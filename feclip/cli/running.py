@@ -40,11 +40,8 @@ class _OneLineParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print ``message`` as one line and exit with the code for a wrong command line."""
-        text = _one_line(str(ex) if ex is not None and not message else message)
-        origin = origin_of(text, self.argv)
-        where = "" if origin is None else f"{origin}: "
-        text = text.replace('in "<unicode string>", ', "")  # what the YAML reader calls the file
-        sys.stderr.write(f"{self.prog}: error: {where}{text}{self._meant(text)} (all flags: {self.prog} --help)\n")
+        text = _located(str(ex) if ex is not None and not message else message, self.argv)
+        sys.stderr.write(f"{self.prog}: error: {text}{self._meant(text)} (all flags: {self.prog} --help)\n")
         raise SystemExit(EXIT_USAGE)
 
     def _meant(self, message: str) -> str:
@@ -146,13 +143,24 @@ def run_job(
     config = parse_config(config_class, argv, prog=prog, about=about)
     try:
         action(config)
+    except ConfigError as error:
+        sys.stderr.write(f"{prog}: error: {_located(str(error), sys.argv[1:] if argv is None else argv)}\n")
+        return EXIT_USAGE
     except FeclipError as error:
         sys.stderr.write(f"{prog}: error: {_one_line(str(error))}\n")
-        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+        return EXIT_FAILED
     except KeyboardInterrupt:
         sys.stderr.write(f"{prog}: interrupted; submit the same command again to go on\n")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _located(message: str, argv: Sequence[str]) -> str:
+    """Return a message in one line, with the file and line that set the field of which it speaks."""
+    text = _one_line(message)
+    origin = origin_of(text, argv)
+    text = text.replace('in "<unicode string>", ', "")  # what the YAML reader calls the file
+    return text if origin is None else f"{origin}: {text}"
 
 
 def _one_line(text: str) -> str:

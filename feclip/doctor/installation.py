@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from feclip import __version__
 from feclip.doctor.finding import Finding, failed, ok, warning
@@ -34,11 +35,16 @@ def check_installation() -> Iterator[Finding]:
         return
     requirements = [Requirement(text) for text in needed]
     wanted = [item for item in requirements if item.marker is None or item.marker.evaluate({"extra": ""})]
-    unfit = [item for item in wanted if not item.specifier.contains(versions.get(item.name, "0"), prereleases=True)]
-    for item in unfit:
-        found = versions.get(item.name)
-        told = f"{item.name} is missing" if found is None else f"{item.name} is {found}"
-        yield failed("dependencies", f"{told}, feclip needs {item.specifier}", advice="install it anew, with make env")
+    known = {canonicalize_name(name): version for name, version in versions.items()}
+    unfit = []
+    for item in wanted:
+        found = known.get(canonicalize_name(item.name))
+        if found is None:
+            unfit.append(f"{item.name} is missing")
+        elif not item.specifier.contains(found, prereleases=True):
+            unfit.append(f"{item.name} is {found}, and feclip needs {item.specifier}")
+    for told in unfit:
+        yield failed("dependencies", told, advice="install it anew, with make env")
     if not unfit:
         yield ok("dependencies", f"all {len(wanted)} are there in versions that fit")
 

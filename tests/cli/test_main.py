@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,12 @@ def test_every_job_is_a_command_and_does_nothing_else() -> None:
         assert script.stem in COMMANDS
         assert f'run_script("{script.stem}")' in script.read_text()
         assert len(script.read_text().splitlines()) <= 60
+
+
+def test_the_console_script_is_this_function() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert load(project["scripts"]["feclip"]) is main
+    assert project["version"] == feclip.__version__
 
 
 def test_every_text_belongs_to_a_command() -> None:

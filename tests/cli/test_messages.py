@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from feclip.cli import parse_config
+from feclip.cli import parse_config, run_job
 from feclip.cli.origins import origin_of
 from feclip.config import FinetuneConfig, PredictConfig
+from feclip.errors import ConfigError
 
 VALID = "output: /out\ndata:\n  root: /data\n"
 
@@ -58,6 +59,22 @@ def test_of_two_files_the_later_one_is_named(tmp_path: Path, capsys: pytest.Capt
     second.write_text("seed: -1\n")
     message = told(["--config", str(first), "--config", str(second)], capsys)
     assert message.startswith(f"job: error: {second}:1: seed must be at least 0, got -1.")
+
+
+def test_a_value_that_only_the_job_can_refuse_is_named_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(VALID + "cluster: {num_workers: 3}\n")
+
+    def refuse(config: FinetuneConfig) -> None:
+        msg = f"cluster.num_workers={config.cluster.num_workers} needs 3 CPUs, but the cluster has 2"
+        raise ConfigError(msg)
+
+    assert run_job(FinetuneConfig, refuse, prog="job", about="", argv=["--config", str(file)]) == 2
+    assert (
+        capsys.readouterr().err == f"job: error: {file}:4: cluster.num_workers=3 needs 3 CPUs, but the cluster has 2\n"
+    )
 
 
 @pytest.mark.parametrize(

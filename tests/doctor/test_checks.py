@@ -115,7 +115,7 @@ def test_images_that_mix_are_found(model: FeClipModel, monkeypatch: pytest.Monke
     whole = FeClipModel.forward_from_prefix
 
     def mixed(self: FeClipModel, tokens: torch.Tensor, valid_tokens: torch.Tensor) -> object:
-        return whole(self, tokens + tokens.mean(dim=0), valid_tokens)
+        return whole(self, tokens.flip(0), valid_tokens)
 
     monkeypatch.setattr(FeClipModel, "forward_from_prefix", mixed)
     (finding,) = check_forward(model, options=INPUT, precision="float32")
@@ -140,12 +140,11 @@ def test_a_part_that_no_gradient_reaches_is_told(model: FeClipModel, monkeypatch
 def test_what_is_installed_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     found = by_check(check_installation())
     assert "Python 3." in found["versions"][0].message
+    assert "absent" not in found["versions"][0].message
+    assert [finding.status for finding in found["dependencies"]] == [Status.ok]
     monkeypatch.setattr(metadata, "requires", lambda _: ["numpy>=99", "no-such-thing", 'other>=9; extra == "dev"'])
     failed = [finding.message for finding in by_check(check_installation())["dependencies"]]
-    assert failed == [
-        f"numpy is {metadata.version('numpy')}, feclip needs >=99",
-        "no-such-thing is missing, feclip needs ",
-    ]
+    assert failed == [f"numpy is {metadata.version('numpy')}, and feclip needs >=99", "no-such-thing is missing"]
 
 
 def test_device_and_precision_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,10 @@ def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     argv = ["doctor", *ALONE, *DEMO, "--diagnose", str(home / "out.zip"), "--run", str(home / "run")]
     argv += ["--logs", f"{home / 'score.log'},{home / 'absent.log'}"]
     argv += ["--cluster.storage_endpoint", "http://marked-user-5:marked-pass-5@127.0.0.1:9"]
+    session = home / "ray" / "session_2026-01-01_00-00-00_000000_1" / "logs"
+    session.mkdir(parents=True)
+    (session / "raylet.err").write_text(f"The raylet died of {MARKED['PLANT_TOKEN']}.\n")
+    (session / "worker-1.err").write_text("")
     environ = os.environ | MARKED | {"RAY_TMPDIR": str(home)}
     done = subprocess.run(
         [sys.executable, "-m", "feclip", *argv], env=environ, capture_output=True, text=True, check=True
@@ -126,6 +130,8 @@ def test_a_diagnosis_holds_what_a_report_needs(diagnosed: dict[str, str]) -> Non
     assert log[-1] == "The last error: out of coffee."
     assert len(log) <= 302
     assert "cannot be read" in diagnosed["logs/01-absent.log.txt"]
+    assert diagnosed["logs/02-raylet.err.txt"].endswith("The raylet died of (removed).\n")
+    assert len([name for name in diagnosed if name.startswith("logs/")]) == 3
 
 
 def test_a_folder_takes_a_diagnosis_too_but_never_a_second_one(
