@@ -1,5 +1,6 @@
 """Ray, as a job will meet it: whether the cluster answers, what it has, and whether its workers are set up alike."""
 
+import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
@@ -37,7 +38,9 @@ def check_ray(config: DoctorConfig) -> Iterator[Finding]:
         nodes = sum(node["Alive"] for node in ray.nodes())
         memory = resources.get("object_store_memory", 0) / (1 << 30)
         told = f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, {memory:.1f} GiB of object store"
-        yield ok("ray", f"version {ray.__version__}, {nodes} nodes: {told}")
+        address = os.environ.get("RAY_ADDRESS")
+        whose = "started here" if address is None else f"at {address}"
+        yield ok("ray", f"version {ray.__version__}, cluster {whose}, {nodes} nodes: {told}")
         require_resources(config.cluster)
         yield _worker()
         if config.output is not None:

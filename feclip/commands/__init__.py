@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["COMMANDS", "Command", "about", "summary"]
+__all__ = ["COMMANDS", "Command", "about", "load", "summary"]
 
 
 class Command(NamedTuple):

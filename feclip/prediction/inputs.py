@@ -1,8 +1,10 @@
 """Which images a command line names, and where their overlays go."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
+from urllib.parse import quote
 
 from feclip.archive import Source, list_part, plan_parts
 from feclip.config import ListingConfig
@@ -68,11 +70,12 @@ class Inputs:
     def _listed(self, folder: str) -> Iterator[tuple[NamedImage, str]]:
         """Yield the images of a folder, and their paths below it."""
         source = Source(archive=absolute_uri(folder), manifest=None, listing=self._listing)
+        root = f"{source.archive}".rstrip("/") + "/"
         for part in plan_parts(source):
             for block in list_part(part, source):
                 for row in block.table.to_pylist():
                     image = NamedImage(uri=row["uri"], columns=row, size=row["size"])
-                    yield image, row["uri"].removeprefix(f"{source.archive}".rstrip("/")).lstrip("/")
+                    yield image, row["uri"].removeprefix(root).removeprefix(f"file://{quote(os.fsencode(root))}")
 
     def _overlay(self, place: str, path: str) -> str | None:
         if self._save is None or self._saves_file:

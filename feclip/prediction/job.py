@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ def predict(config: PredictConfig) -> None:
 
 def _rows(predictor: Predictor, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Yield what is known of each image after its overlay is written."""
-    waiting: list[PlacedImage] = []
+    waiting = deque[PlacedImage]()
 
     def named() -> Iterator[NamedImage]:
         for placed in inputs:
@@ -54,7 +55,7 @@ def _rows(predictor: Predictor, inputs: Inputs) -> Iterator[dict[str, Any]]:
             yield placed.image
 
     for found in predictor.predict_all(named()):
-        overlay = waiting.pop(0).overlay
+        overlay = waiting.popleft().overlay
         if isinstance(found, FailedPrediction):
             yield {"image": found.uri, "error": one_line(str(found.error))}
             continue
@@ -98,7 +99,8 @@ class _Rows:
             sys.stderr.write(f"{row['error']}\n")
         whole = {name: row.get(name) for name in self._names}
         if self._kind is OutputFormat.csv:
-            self._csv.writerow(whole | {"image": one_line(row["image"])})
+            written = {name: one_line(value) if isinstance(value, str) else value for name, value in whole.items()}
+            self._csv.writerow(written)
         elif self._kind is OutputFormat.json:
             sys.stdout.write(json.dumps(whole) + "\n")
         elif "image_score" in row:

@@ -14,6 +14,7 @@ from feclip.archive import partitions
 from feclip.bundle import Bundle, read_bundle
 from feclip.calibration import Statistic, StatisticOptions, decide
 from feclip.data import FetchedImage, GuardedDecoder, PreparedImage, fetch_and_decode
+from feclip.data.image_errors import one_line
 from feclip.errors import DataError
 from feclip.prediction.prediction import FailedPrediction, Prediction
 
@@ -180,7 +181,8 @@ class Predictor:
             try:
                 yield self._prediction(image, found, row | {"token_map": token_map.copy()})
             except DataError as error:  # no threshold for its group
-                yield FailedPrediction(uri=image.uri, error=error)
+                told = DataError(f"Cannot decide on {one_line(image.uri)}: {error}")
+                yield FailedPrediction(uri=image.uri, error=told)
 
     def _fetch(self, image: NamedImage) -> FetchedImage:
         return fetch_and_decode(image.uri, decoder=self._decoder, size=image.size)
@@ -215,7 +217,7 @@ class Predictor:
         if calibration.threshold_by is not None:
             if group is None:
                 msg = (
-                    f"{image.uri} has no {calibration.threshold_by}, by which the bundle's thresholds are told apart; "
+                    f"it has no {calibration.threshold_by}, by which the bundle's thresholds are told apart; "
                     f"name it in the path, as in {calibration.threshold_by}=<value>/image.jpg."
                 )
                 raise DataError(msg)

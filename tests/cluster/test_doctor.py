@@ -17,7 +17,7 @@ def test_the_doctor_asks_the_cluster_and_a_worker(
     lines = capsys.readouterr().out.splitlines()
     (cluster,) = [line for line in lines if line[9:].startswith("ray ")]
     assert cluster.startswith("ok ")
-    assert "1 nodes: 4 CPUs, 0 GPUs" in cluster
+    assert "cluster started here, 1 nodes: 4 CPUs, 0 GPUs" in cluster
     (worker,) = [line for line in lines if line[9:].startswith("worker ")]
     assert worker.startswith("ok ")
     assert [line[:2] for line in lines if f"{tmp_path / 'out'}, from a worker: 1 MiB written" in line] == ["ok"]

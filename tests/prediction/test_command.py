@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def test_a_table_has_labels_and_thresholds_and_an_unknown_group_is_an_error(
     assert first["label"] in {"normal", "anomalous"}
     assert float(first["threshold_image_logit"]) == pytest.approx(float(first["threshold_map_max"]))
     assert first["error"] == ""
-    assert "calibration never saw line '2'" in second["error"]
+    assert second["error"].startswith(f"Cannot decide on {argv[2]}: calibration never saw line '2'")
     assert main([*argv[:2], "--bundle", calibrated_bundle, *FLAGS]) == 0
     assert " > " in (line := capsys.readouterr().out) or " <= " in line
 
@@ -97,6 +98,18 @@ def test_several_places_have_folders_of_their_own(
     assert len(capsys.readouterr().out.splitlines()) == 2
     saved = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
     assert saved == ["few/x.png.png", "x.png.png"]
+
+
+def test_names_that_no_table_can_hold_have_overlays_too(
+    bundle: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    os.rename(tmp_path / "x.png", os.fsencode(tmp_path / "odd") + b"/caf\xe9.png")  # noqa: PTH104 - bytes
+    argv = ["predict", str(tmp_path / "odd"), "--bundle", bundle, "--save", str(tmp_path / "out"), *FLAGS]
+    assert main(argv) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["caf%E9.png.png"]
 
 
 def test_a_folder_without_images_and_a_missing_bundle_are_one_line(
