@@ -59,7 +59,8 @@ def _bundle(bundle: Bundle) -> Iterator[Finding]:
         return
     groups = calibration.groups.values() if calibration.groups else [calibration.overall]
     normals = min(group.num_normals for group in groups if group is not None)
-    told = f"percentile {', '.join(calibration.percentiles)} of {normals} normals or more in each group"
+    each = f" or more in each {calibration.threshold_by}" if calibration.groups else ""
+    told = f"percentile {', '.join(calibration.percentiles)} of {normals} normals{each}"
     decision = calibration.decision
     if calibration.forced:
         yield warning("thresholds", f"{told}, fewer than it takes", advice="calibrate with more normal images")
