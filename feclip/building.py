@@ -5,13 +5,13 @@ import dataclasses
 import pyarrow as pa
 import torch
 
-from feclip.config import DataConfig, ModelConfig
+from feclip.config import DataConfig, Device, ModelConfig
 from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
 from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
 from feclip.model import FeClipModel, Tokenizer, build_prompts, resolve_tap_blocks
 
-__all__ = ["build_images", "build_model", "check_model", "read_labelled"]
+__all__ = ["build_images", "build_model", "check_model", "find_device", "read_labelled"]
 
 SHIPPED = "shipped"  # ``pretrained`` of the demonstration backbone: the weights that are part of the package
 
@@ -61,6 +61,29 @@ def check_model(config: ModelConfig) -> int:
         msg = f"model: {error}"
         raise ConfigError(msg) from error
     return num_blocks
+
+
+def find_device(wanted: str) -> torch.device:
+    """Return the device of a model that this process itself holds.
+
+    Args:
+        wanted: ``cpu``, ``cuda``, or ``auto`` for a GPU if this process sees one.
+
+    Raises:
+        ConfigError: If it is none of these, or a GPU is wanted where none is seen.
+
+    Example:
+        >>> find_device("cpu")
+        device(type='cpu')
+    """
+    if wanted not in list(Device):
+        msg = f"device must be one of {', '.join(Device)}, got {wanted!r}."
+        raise ConfigError(msg)
+    seen = torch.cuda.is_available()
+    if wanted == Device.cuda and not seen:
+        msg = "device is cuda, but this process sees no GPU; take cpu, or look at CUDA_VISIBLE_DEVICES and the driver."
+        raise ConfigError(msg)
+    return torch.device("cuda" if seen and wanted != Device.cpu else "cpu")
 
 
 def _find_weights(config: ModelConfig) -> str:

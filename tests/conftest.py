@@ -4,9 +4,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from s3_server import NUM_BUCKETS, S3Server, serving
 
+from feclip.building import build_model
+from feclip.bundle import write_bundle
+from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.demo import write_mvtec
 
 GROUPS = {  # file: group; what makes one expensive fixture, or several clusters, stays in one process
@@ -52,6 +56,17 @@ def small_mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
         defect_types=("scratch", "stain", "missing_piece", "spot"),
     )
     return root
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A bundle with a small random trunk, 64 px, and no thresholds."""
+    folder = tmp_path_factory.mktemp("bundle")
+    config = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=64, num_taps=2)
+    run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
+    images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
+    write_bundle(str(folder), model=build_model(config, seed=3), config=run, images=images, metrics=[])
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from feclip.archive.listing import (
     Source,
     first_repeated,
     list_part,
+    partitions,
     plan_parts,
     write_numbered,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "list_part",
     "log_start_up",
     "log_summary",
+    "partitions",
     "plan_parts",
     "publish_slice",
     "read_decisions",

@@ -37,6 +37,7 @@ __all__ = [
     "Source",
     "first_repeated",
     "list_part",
+    "partitions",
     "plan_parts",
     "write_numbered",
 ]
@@ -225,7 +226,7 @@ def _manifest_rows(part: Part, source: Source) -> Iterator[dict[str, Any]]:
     rows = read_rows(source.manifest, root=root, row_groups=part.row_groups, sha256=source.manifest_sha256)
     for found in rows:
         known = {"uri": found.uri, "size": found.size, "etag": found.etag, MASK_COLUMN: found.valid_mask_uri}
-        further = {**_partitions(found.uri.removeprefix(root + "/")), **_renamed(found.further, where=source.manifest)}
+        further = {**partitions(found.uri.removeprefix(root + "/")), **_renamed(found.further, where=source.manifest)}
         yield known | further
 
 
@@ -258,7 +259,7 @@ def _folder_rows(part: Part, source: Source, ignored: Counter[str]) -> Iterator[
                     "size": entry.size,
                     "etag": entry.etag,
                     MASK_COLUMN: None,
-                    **_partitions(path),
+                    **partitions(path),
                 }
 
 
@@ -280,7 +281,13 @@ def _is_included(path: str, listing: ListingConfig) -> bool:
     return included and not any(fnmatchcase(path, pattern) for pattern in listing.exclude or ())
 
 
-def _partitions(path: str) -> dict[str, str | None]:
+def partitions(path: str) -> dict[str, str | None]:
+    """Return what the ``key=value`` folders of a path say, by the column that a score table has it in.
+
+    Example:
+        >>> partitions("line=3/date=2024-01/a.png")
+        {'line': '3', 'date': '2024-01'}
+    """
     pairs = [folder.partition("=") for folder in path.split("/")[:-1]]
     found = {_free_name(key): _text(unquote(value)) for key, equals, value in pairs if equals and key.isidentifier()}
     return {key: None if value == _DEFAULT_PARTITION else value for key, value in found.items()}

@@ -9,6 +9,7 @@ import ray
 from ray._private.ray_constants import RAY_ADDRESS_ENVIRONMENT_VARIABLE
 from ray._private.state import state as cluster_state  # what Ray Train asks too; Ray is pinned exactly
 
+from feclip.cluster.endpoint import endpoint_variables, use_endpoint
 from feclip.cluster.failures import in_one_line
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
@@ -18,7 +19,6 @@ __all__ = ["is_submitted_job", "require_actors", "require_resources", "room_for_
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")  # the second one wins where it is set
 ROUNDING = 1e-6  # 1 / 0.1 is ten trials, not nine
 LIMITS_VARIABLE = "FECLIP_CLUSTER_LIMITS"
 """What a cluster can grow to (``CPU=256,GPU=8``). Ray's autoscaler keeps it to itself, so that a cluster whose machines
@@ -31,15 +31,6 @@ def is_submitted_job() -> bool:
     return JOB_VARIABLE in os.environ
 
 
-def use_endpoint(config: ClusterConfig) -> None:
-    """Make the job's object storage that of this process, before anything is read; `session` tells the workers."""
-    os.environ.update(_endpoint(config))
-
-
-def _endpoint(config: ClusterConfig) -> dict[str, str]:
-    return {} if config.storage_endpoint is None else dict.fromkeys(ENDPOINT_VARIABLES, config.storage_endpoint)
-
-
 @contextmanager
 def session(config: ClusterConfig) -> Iterator[None]:
     """Connect to Ray for the time of a ``with`` block.
@@ -50,7 +41,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
     Raises:
         RunError: If the cluster that ``RAY_ADDRESS`` names does not answer, or loses what it was given to do.
     """
-    environment = _endpoint(config) | {STORAGE_PATIENCE_VARIABLE: f"{config.storage_patience:g}"}
+    environment = endpoint_variables(config) | {STORAGE_PATIENCE_VARIABLE: f"{config.storage_patience:g}"}
     before = os.environ.get(STORAGE_PATIENCE_VARIABLE)
     owned = not ray.is_initialized()
     if owned:

@@ -7,11 +7,13 @@ bundle records. Values are checked where they are born, in ``__post_init__``.
 from feclip.config.choices import (
     Comparison,
     Dataset,
+    Device,
     EvaluatedSplit,
     JpegDecoder,
     JpegDecoding,
     Layout,
     LfsStatistic,
+    OutputFormat,
     PaddingMode,
     Precision,
     PrefixCache,
@@ -23,11 +25,13 @@ from feclip.config.choices import (
 )
 from feclip.config.cluster import ClusterConfig
 from feclip.config.demo import DemoConfig
+from feclip.config.doctor import DoctorConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.config.prediction import PredictConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -52,6 +56,8 @@ __all__ = [
     "Dataset",
     "DecideConfig",
     "DemoConfig",
+    "Device",
+    "DoctorConfig",
     "EvaluateConfig",
     "EvaluatedSplit",
     "EvaluationDataConfig",
@@ -66,9 +72,11 @@ __all__ = [
     "ModelConfig",
     "Names",
     "OptimConfig",
+    "OutputFormat",
     "PaddingMode",
     "PlanningConfig",
     "Precision",
+    "PredictConfig",
     "PrefixCache",
     "Protocol",
     "Resize",

@@ -5,11 +5,13 @@ from enum import StrEnum
 __all__ = [
     "Comparison",
     "Dataset",
+    "Device",
     "EvaluatedSplit",
     "JpegDecoder",
     "JpegDecoding",
     "Layout",
     "LfsStatistic",
+    "OutputFormat",
     "PaddingMode",
     "Precision",
     "PrefixCache",
@@ -137,3 +139,19 @@ class Comparison(StrEnum):
     """What an evaluation is set beside."""
 
     paper = "paper"
+
+
+class Device(StrEnum):
+    """Where a model runs that this process itself holds."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class OutputFormat(StrEnum):
+    """How results are written to standard output: for people, or a line of JSON or CSV for each."""
+
+    text = "text"
+    json = "json"
+    csv = "csv"

@@ -7,16 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
-import pyarrow as pa
 import pytest
 import ray
 from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
 from PIL import Image
-from small_archive import BAD_FILES, NUM_IMAGES, ODD_FILES, OPTIONS, SCALE, SIZE
+from small_archive import BAD_FILES, NUM_IMAGES, ODD_FILES, OPTIONS, SCALE
 
-from feclip.building import build_model
-from feclip.bundle import write_bundle
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.demo import FAMILIES, write_archive
 
 
@@ -65,17 +61,6 @@ def unbroken(
     done = JobRunner(env=ray_env, cwd=cwd)(*small_run, "--data.protocol", "b", "--output", "runs/first")
     assert done.returncode == 0, done.output
     return cwd / "runs" / "first", done
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A bundle with a small random trunk."""
-    folder = tmp_path_factory.mktemp("bundle")
-    config = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=SIZE, num_taps=2)
-    run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
-    images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
-    write_bundle(str(folder), model=build_model(config, seed=3), config=run, images=images, metrics=[])
-    return str(folder)
 
 
 @pytest.fixture(scope="session")
