@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from feclip.config import UNFIT_VALUES, holds_credentials, prepare_parsing, unfit_reason
 from feclip.errors import ConfigError, FeclipError
 
 __all__ = ["parse_config", "run_job"]
@@ -58,18 +59,29 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         >>> parse_config(LossConfig, ["--dice_weight", "0.5"], prog="example", about="").dice_weight
         0.5
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    prepare_parsing()
     parser = _OneLineParser(prog=prog, description=about, formatter_class=_Formatter)
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True)
     _accept_bare_flags(parser)
-    values = parser.parse_args(argv)
-    values.pop("config", None)
+    _refuse_credentials(parser, sys.argv[1:] if argv is None else argv)
     try:
+        values = parser.parse_args(argv)
+        values.pop("config", None)
         config: dict[str, Any] = dict(vars(parser.instantiate(values)))
         return config_class(**config)
-    except ValueError as error:
-        parser.error(str(error))
+    except UNFIT_VALUES as error:
+        parser.error(unfit_reason(error))
+
+
+def _refuse_credentials(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse them before anything can repeat them: a message, or the config as --print_config shows it."""
+    flag = "the command line"
+    for word in argv:
+        flag = word.partition("=")[0] if word.startswith("-") else flag
+        if holds_credentials(word):
+            hint = "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            parser.error(f"{flag} must not hold credentials; {hint}")
 
 
 def _accept_bare_flags(parser: ArgumentParser) -> None:

@@ -4,6 +4,7 @@ The dotted field names are the flags of the jobs, the keys of their YAML files, 
 bundle records. Values are checked where they are born, in ``__post_init__``.
 """
 
+from feclip.config.checks import holds_credentials
 from feclip.config.choices import (
     Comparison,
     Dataset,
@@ -27,6 +28,7 @@ from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.config.parsing import UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -36,6 +38,7 @@ from feclip.config.scoring import (
     ScoreConfig,
     ScoringConfig,
 )
+from feclip.config.strict_yaml import load_yaml
 from feclip.config.sweeps import SweepConfig, TuneConfig
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "OPTIONAL_COLUMNS",
     "PRESET_NAMES",
     "SPEED_FIELDS",
+    "UNFIT_VALUES",
     "CalibrateConfig",
     "ClusterConfig",
     "Comparison",
@@ -80,5 +84,10 @@ __all__ = [
     "ValidRegion",
     "changed_fields",
     "flat_fields",
+    "holds_credentials",
+    "load_yaml",
+    "parse_fields",
     "plain",
+    "prepare_parsing",
+    "unfit_reason",
 ]

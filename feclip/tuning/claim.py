@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-from jsonargparse import ArgumentError, ArgumentParser
 
 from feclip import __version__
-from feclip.config import SPEED_FIELDS, TuneConfig, changed_fields, plain
+from feclip.config import SPEED_FIELDS, TuneConfig, changed_fields, parse_fields, plain
 from feclip.data import exists, join_uri, read_bytes, write_bytes
 from feclip.errors import RunError
 from feclip.training import read_images, require_same_images, write_images
@@ -151,12 +150,10 @@ def _read(where: str) -> tuple[TuneConfig, SearchSpace]:
 
 
 def _config(values: Mapping[str, Any], *, where: str) -> TuneConfig:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TuneConfig)
     try:
-        return TuneConfig(**vars(parser.instantiate(parser.parse_object(dict(values)))))
-    except (ArgumentError, TypeError, ValueError) as error:
-        msg = f"{where}: {' '.join(str(error).split())}"
+        return parse_fields(TuneConfig, values)
+    except ValueError as error:
+        msg = f"{where}: {error}"
         raise RunError(msg) from error
 
 
