@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from feclip.archive.listing import MASK_COLUMN
 from feclip.archive.run import Run, slice_name
-from feclip.calibration import Calibration, decide
+from feclip.calibration import Calibration, Statistic, decide
 from feclip.config import OPTIONAL_COLUMNS
 from feclip.data import (
+    DAMAGED_PARQUET,
     FetchedImage,
     GpuDecoder,
     GuardedDecoder,
@@ -60,6 +61,12 @@ __all__ = [
     "slices_with_errors",
 ]
 
+_COLUMN_TYPES = {
+    **{field.name: field.type for field in SCORE_SCHEMA},
+    **{f"{statistic}_normalized": pa.float64() for statistic in Statistic},
+    "pred_label": pa.bool_(),
+}
+"""Of the columns of scores and decisions; all others are partitions, strings."""
 _FETCHED = pa.schema(
     [
         pa.field("row_id", pa.int64()),
@@ -361,7 +368,7 @@ def _write(uri: str, table: pa.Table) -> None:
 
 
 def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:
-    uri = join_uri(folder, slice_name(index))
+    uri, rows = join_uri(folder, slice_name(index)), run.rows_of(index)
     wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
     content = pa.BufferReader(read_bytes(uri))
     try:
@@ -371,15 +378,34 @@ def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -
             content, metadata=metadata, page_checksum_verification=True, read_dictionary=repeated
         )
         there = set(file.schema_arrow.names)
+        if metadata.num_rows != len(rows):  # before a small file that claims billions of rows fills the memory
+            raise RunError(_other_rows(uri, index))
         table = file.read(columns=None if wanted is None else [name for name in wanted if name in there])
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        table.validate(full=True)
+    except DAMAGED_PARQUET as error:
         msg = f"{uri} is damaged ({type(error).__name__}); delete it and submit the job again."
         raise RunError(msg) from error
-    rows = run.rows_of(index)
+    _check_types(table, uri=uri)
     if not np.array_equal(table["row_id"].to_numpy(), np.arange(rows.start, rows.stop)):
-        msg = f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."
-        raise RunError(msg)
+        raise RunError(_other_rows(uri, index))
     return table
+
+
+def _other_rows(uri: str, index: int) -> str:
+    return f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."
+
+
+def _check_types(table: pa.Table, *, uri: str) -> None:
+    """Refuse columns of ours that are missing, double or of another type: whoever wrote them, it was not this job."""
+    for name, kind in zip(table.schema.names, table.schema.types, strict=True):
+        expected = _COLUMN_TYPES.get(name, pa.string())
+        found = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if found != expected or table.schema.names.count(name) > 1:
+            msg = f"{uri} has a column {name[:100]} that is {kind}, not {expected}; delete it and submit the job again."
+            raise RunError(msg)
+    if "row_id" not in table.schema.names:
+        msg = f"{uri} has no column row_id; delete it and submit the job again."
+        raise RunError(msg)
 
 
 def _count(column: pa.ChunkedArray) -> Counter[str]:

@@ -62,6 +62,11 @@ def load_yaml(content: bytes) -> Any:  # noqa: ANN401 - any YAML value
         text = content.decode("utf-8-sig")
         require_plain_yaml(text)
         return yaml.safe_load(text)
-    except (AttributeError, OverflowError, TypeError, ValueError) as error:  # SafeLoader's constructors let these through
+    except (
+        AttributeError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:  # SafeLoader's constructors let these through
         msg = f"a value cannot be read ({error})"
         raise yaml.YAMLError(msg) from error

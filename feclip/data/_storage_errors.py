@@ -60,6 +60,13 @@ class StorageForbiddenError(StorageError):
     """The file or object may not be touched with the rights in use; the storage itself answered."""
 
 
+class StorageTooLargeError(StorageError):
+    """The file or object is larger than what may be read of it; nothing was."""
+
+    def __init__(self, uri: object, *, num_bytes: int, max_bytes: int) -> None:
+        super().__init__(f"Cannot read {uri}: {num_bytes} bytes are more than the {max_bytes} that are allowed.")
+
+
 def endpoint_name() -> str:
     """Name the object store in use, without any credentials that its URL may carry.
 

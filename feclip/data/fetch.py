@@ -11,18 +11,22 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from feclip.data.decode import sha256
+from feclip.data.decode import MAX_FILE_BYTES, sha256
 from feclip.data.gpu_decode import UndecodedJpeg, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
 from feclip.data.image_errors import ImageError, ImageErrorKind, one_line
 from feclip.data.prepare import PreparedImage
-from feclip.data.storage import StorageForbiddenError, StorageMissingError, absolute_uri, read_bytes
+from feclip.data.storage import (
+    StorageForbiddenError,
+    StorageMissingError,
+    StorageTooLargeError,
+    absolute_uri,
+    read_bytes,
+)
 from feclip.errors import StorageError
 
-__all__ = ["MAX_FILE_BYTES", "FetchedImage", "decode_fetched", "fetch_and_decode"]
+__all__ = ["FetchedImage", "decode_fetched", "fetch_and_decode"]
 
-MAX_FILE_BYTES = 512 << 20
-"""Largest file that is read: the largest image that is allowed, with three channels of 16 bits, not compressed."""
 _NAMELESS_ERRORS = (IsADirectoryError, NotADirectoryError)  # such a name leads to no file and never will
 
 
@@ -131,7 +135,9 @@ def _read_file(uri: str, *, size: int | None, max_file_bytes: int) -> bytes:
             msg = f"Cannot read {uri!r}: a name must not be empty or hold a NUL character."
             raise ImageError(msg, kind=ImageErrorKind.unreadable_name)
         _check_name(uri)
-        data = read_bytes(uri)
+        return read_bytes(uri, max_bytes=max_file_bytes)
+    except StorageTooLargeError as error:
+        raise ImageError(one_line(str(error)), kind=ImageErrorKind.too_large) from error
     except StorageMissingError as error:
         raise ImageError(one_line(str(error)), kind=ImageErrorKind.absent) from error
     except StorageForbiddenError as error:
@@ -140,8 +146,6 @@ def _read_file(uri: str, *, size: int | None, max_file_bytes: int) -> bytes:
         if _is_about_the_name(error.__cause__):
             raise ImageError(one_line(str(error)), kind=ImageErrorKind.unreadable_name) from error
         raise
-    _check_bytes(uri, num_bytes=len(data), max_file_bytes=max_file_bytes)
-    return data
 
 
 def _check_name(uri: str) -> None:

@@ -3,7 +3,10 @@
 import json
 from typing import Any, NoReturn
 
-__all__ = ["parse_json"]
+__all__ = ["MAX_JSON_BYTES", "parse_json"]
+
+MAX_JSON_BYTES = 64 << 20
+"""Largest record that is read; the claim on an archive of a hundred million images has 3 MB."""
 
 
 def parse_json(content: bytes | bytearray) -> Any:  # noqa: ANN401 - any JSON value
@@ -40,7 +43,9 @@ def parse_json(content: bytes | bytearray) -> Any:  # noqa: ANN401 - any JSON va
         msg = "it is nested too deeply"
         raise ValueError(msg) from None
     except UnicodeError as error:
-        msg = f"it is no text in UTF-8 ({error.reason if isinstance(error, UnicodeDecodeError) else 'half a surrogate'})"
+        msg = (
+            f"it is no text in UTF-8 ({error.reason if isinstance(error, UnicodeDecodeError) else 'half a surrogate'})"
+        )
         raise ValueError(msg) from None
     return value
 
