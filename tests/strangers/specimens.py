@@ -25,7 +25,6 @@ from feclip.archive import (
     Source,
     check_slices,
     decide_slice,
-    encode_table,
     find_run,
     list_part,
     plan_parts,
@@ -34,6 +33,7 @@ from feclip.archive import (
     read_scores,
     write_numbered,
 )
+from feclip.archive.slices import encode_table
 from feclip.building import build_model
 from feclip.bundle import read_bundle, write_bundle, write_calibrated
 from feclip.bundle_record import sealed
