@@ -50,6 +50,7 @@ from feclip.data.storage import (
     join_uri,
     list_children,
     list_files,
+    local_path,
     read_bytes,
     write_bytes,
 )
@@ -111,6 +112,7 @@ __all__ = [
     "letterbox",
     "list_children",
     "list_files",
+    "local_path",
     "nearest_thumbnails",
     "overlap_check",
     "pack_valid_pixels",
