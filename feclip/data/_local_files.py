@@ -12,8 +12,8 @@ from feclip.data._object_store import retrying
 from feclip.data._storage_errors import (
     StorageForbiddenError,
     StorageMissingError,
-    StorageTooLargeError,
     local_error,
+    too_large,
 )
 from feclip.errors import StorageError
 
@@ -46,7 +46,7 @@ def _read(path: Path, *, max_bytes: int) -> bytes:
             msg = f"Cannot read {path}: it is a device, a pipe or a socket where a file is expected."
             raise StorageForbiddenError(msg)
         if status.st_size > max_bytes:
-            raise StorageTooLargeError(path, num_bytes=status.st_size, max_bytes=max_bytes)
+            raise too_large(path, num_bytes=status.st_size, max_bytes=max_bytes)
         return file.read()
 
 

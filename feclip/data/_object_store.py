@@ -24,7 +24,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from feclip.data._storage_errors import StorageTooLargeError, http_status, is_transient, object_error, plain_reason
+from feclip.data._storage_errors import http_status, is_transient, object_error, plain_reason, too_large
 from feclip.errors import StorageError
 
 STORAGE_PATIENCE_VARIABLE = "FECLIP_STORAGE_PATIENCE"
@@ -128,7 +128,7 @@ def read_object(uri: str, *, max_bytes: int) -> bytes:
         answer = await asyncio.wait_for(client.get_object(Bucket=bucket, Key=key), ANSWER_SECONDS)
         if answer["ContentLength"] > max_bytes:
             answer["Body"].close()
-            raise StorageTooLargeError(uri, num_bytes=answer["ContentLength"], max_bytes=max_bytes)
+            raise too_large(uri, num_bytes=answer["ContentLength"], max_bytes=max_bytes)
         try:
             async with answer["Body"] as body:
                 data: bytes = await body.read()

@@ -63,8 +63,10 @@ class StorageForbiddenError(StorageError):
 class StorageTooLargeError(StorageError):
     """The file or object is larger than what may be read of it; nothing was."""
 
-    def __init__(self, uri: object, *, num_bytes: int, max_bytes: int) -> None:
-        super().__init__(f"Cannot read {uri}: {num_bytes} bytes are more than the {max_bytes} that are allowed.")
+
+def too_large(uri: object, *, num_bytes: int, max_bytes: int) -> StorageTooLargeError:
+    """Return the error of a file that is larger than what may be read."""
+    return StorageTooLargeError(f"Cannot read {uri}: {num_bytes} bytes are more than the {max_bytes} that are allowed.")
 
 
 def endpoint_name() -> str:
