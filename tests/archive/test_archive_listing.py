@@ -177,15 +177,16 @@ def test_links_are_followed_dangling_ones_are_rows_and_circles_are_errors(
     min_folders: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing_module, "MIN_FOLDERS", min_folders)
-    outside, archive = tmp_path / "outside", tmp_path / "archive"
-    put(str(tmp_path), "outside/a.png", "archive/b.png")
-    (archive / "linked").symlink_to(outside)
+    archive = tmp_path / "archive"
+    put(str(archive), "kept/a.png", "b.png")
+    (archive / "linked").symlink_to(archive / "kept")
     (archive / "deep").mkdir()
-    (archive / "deep" / "gone.png").symlink_to(outside / "none.png")
+    (archive / "deep" / "gone.png").symlink_to(archive / "none.png")
     source = archive_of(str(archive))
     assert {row["uri"].removeprefix(f"{archive}/"): row["size"] for row in listed(source)[0]} == {
-        "b.png": len("archive/b.png"),
-        "linked/a.png": len("outside/a.png"),
+        "b.png": len("b.png"),
+        "kept/a.png": len("kept/a.png"),
+        "linked/a.png": len("kept/a.png"),
         "deep/gone.png": 0,
     }
     (archive / "deep" / "up").symlink_to(archive)

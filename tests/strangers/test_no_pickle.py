@@ -21,12 +21,12 @@ LOADERS = {
 FORBIDDEN = {
     "torch.save", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle",
     "pandas.read_pickle", "pa.PyExtensionType", "pyarrow.PyExtensionType", "torch.jit.load", "torch.package",
-    "importlib.import_module", "tune.Tuner.restore", "Tuner.restore", "pa.deserialize", "pyarrow.deserialize",
+    "tune.Tuner.restore", "Tuner.restore", "pa.deserialize", "pyarrow.deserialize",
 }  # fmt: skip
 ALLOWED = {
     ("feclip/model/weights.py", "import pickle"),  # for the error that torch.load(weights_only=True) raises
-    ("benchmarks/aupro_once.py", "np.load"),  # arrays that the same benchmark has just written
-    ("feclip/demo/pretrain_data.py", "np.load"),  # the same, and numpy refuses pickles by default
+    ("benchmarks/decoders.py", "importlib.import_module"),  # of rivals that may be absent, from a table of their names
+    ("benchmarks/winclip_once.py", "torch.save"),  # the checkpoint that a rival wants, in the rival's own environment
 }
 
 
@@ -51,6 +51,8 @@ def _called(node: ast.Call) -> Iterator[str]:
         value = given.get(argument)
         if not (isinstance(value, ast.Constant) and value.value is safe):
             yield name
+    if name == "importlib.import_module" and not isinstance(node.args[0], ast.Constant):
+        yield name
     shell = given.get("shell")
     if shell is not None and not (isinstance(shell, ast.Constant) and shell.value is False):
         yield f"{name} with a shell"
@@ -74,6 +76,7 @@ def test_no_code_pickles_or_runs_what_it_reads() -> None:
         ("yaml.load(text, Loader=yaml.SafeLoader)", "yaml.load"),
         ("subprocess.run(text, shell=True)", "subprocess.run with a shell"),
         ("eval(text)", "eval"),
+        ("importlib.import_module(text)", "importlib.import_module"),
         ("tune.Tuner.restore(path)", "tune.Tuner.restore"),
     ],
 )
