@@ -26,12 +26,12 @@ from feclip.bundle_record import INPUT_FIELDS, SCHEMA, check_record, encode_json
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
 from feclip.data import (
-    DAMAGED_PARQUET,
     MAX_JSON_BYTES,
     THUMBNAIL_BYTES,
     InputOptions,
     exists,
     join_uri,
+    parse_parquet,
     read_bytes,
     write_bytes,
 )
@@ -320,10 +320,9 @@ def _read_adapters(content: bytes, *, where: str) -> dict[str, "torch.Tensor"]:
 
 def _read_images(content: bytes, *, where: str) -> pa.Table:
     try:
-        images = pq.read_table(pa.BufferReader(content))
-        images.validate(full=True)
-    except DAMAGED_PARQUET as error:
-        msg = f"{where} is a damaged file ({type(error).__name__}); write the bundle again."
+        images = parse_parquet(content)
+    except ValueError as error:
+        msg = f"{where}: {error}; write the bundle again."
         raise BundleError(msg) from error
     for field in IMAGE_COLUMNS:
         if images.column_names.count(field.name) != 1 or images.schema.field(field.name).type != field.type:

@@ -19,20 +19,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feclip import __version__
-from feclip.archive.listing import ListedFile, Source
+from feclip.archive.listing import LISTING_SCHEMA, ROWS_PER_FILE, ListedFile, Source
 from feclip.calibration import StatisticOptions
 from feclip.config import OPTIONAL_COLUMNS, ScoringConfig, changed_fields
 from feclip.data import (
-    DAMAGED_PARQUET,
     MAX_JSON_BYTES,
     FolderEntry,
     delete,
     join_uri,
     list_children,
     parse_json,
+    parse_parquet,
     read_bytes,
     write_bytes,
 )
@@ -146,7 +145,7 @@ class Run:
         for file in self.files[first:]:
             if file.first_row_id >= wanted.stop:
                 break
-            table = _read_listed(join_uri(self.output, LISTING_FOLDER, file.name), file.sha256)
+            table = _read_listed(join_uri(self.output, LISTING_FOLDER, file.name), file.sha256, file.num_rows)
             start = max(wanted.start - file.first_row_id, 0)
             tables.append(table.slice(start, wanted.stop - file.first_row_id - start))
         listing = pa.concat_tables(tables)
@@ -340,7 +339,12 @@ def _is_sound(run: Run) -> bool:
     """Tell whether every field of a run that was read is of its type and in its range."""
     ends = [0]
     for file in run.files:
-        sound = _is_count(file.num_rows) and file.first_row_id == ends[-1] and _is_plain_name(file.name)
+        sound = (
+            _is_count(file.num_rows)
+            and file.num_rows <= ROWS_PER_FILE
+            and file.first_row_id == ends[-1]
+            and _is_plain_name(file.name)
+        )
         if not sound or not isinstance(file.sha256, str):
             return False
         ends.append(ends[-1] + file.num_rows)
@@ -366,18 +370,20 @@ def _is_plain_name(name: object) -> bool:
 
 
 @functools.lru_cache(maxsize=2)  # slices of one process follow one another, some to a file
-def _read_listed(uri: str, sha256: str) -> pa.Table:
+def _read_listed(uri: str, sha256: str, num_rows: int) -> pa.Table:
     content = read_bytes(uri)
     if hashlib.sha256(content).hexdigest() != sha256:
         msg = f"{uri} is not the file that the run was begun with (sha256 differs); choose another output."
         raise RunError(msg)
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        table.validate(full=True)
-        table.select(["row_id", "uri"])
-    except (*DAMAGED_PARQUET, KeyError) as error:
-        msg = f"{uri} is no listing ({type(error).__name__}); choose another output."
+        table = parse_parquet(content, max_rows=num_rows)
+    except ValueError as error:
+        msg = f"{uri}: {error}; choose another output."
         raise RunError(msg) from error
+    types = dict(zip(table.schema.names, table.schema.types, strict=True))
+    if len(table) != num_rows or any(types.get(field.name) != field.type for field in LISTING_SCHEMA):
+        msg = f"{uri} is no listing of {num_rows} images; choose another output."
+        raise RunError(msg)
     return table
 
 

@@ -30,7 +30,7 @@ from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squ
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
-from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS
+from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, parse_parquet
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
@@ -118,6 +118,7 @@ __all__ = [
     "pack_valid_pixels",
     "parse_json",
     "parse_padding_color",
+    "parse_parquet",
     "pixel_digest",
     "prefetched",
     "prefetched_batches",

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from feclip import __version__
 from feclip.bundle import CONFIG_FILE, read_bundle
 from feclip.config import SPEED_FIELDS, FinetuneConfig, changed_fields, plain
-from feclip.data import DAMAGED_PARQUET, MAX_JSON_BYTES, exists, join_uri, parse_json, read_bytes, write_bytes
+from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_json, parse_parquet, read_bytes, write_bytes
 from feclip.errors import RunError
 
 __all__ = ["RUN_FOLDER", "Claim", "read_images", "read_run_images", "require_same_images", "write_images"]
@@ -100,11 +100,10 @@ def read_images(uri: str) -> pa.Table:
         StorageError: If it cannot be read.
     """
     try:
-        images = pq.read_table(pa.BufferReader(read_bytes(uri)), page_checksum_verification=True)
-        images.validate(full=True)
+        images = parse_parquet(read_bytes(uri))
         images.select(IDENTITY_COLUMNS)
-    except (*DAMAGED_PARQUET, KeyError) as error:
-        msg = f"{uri} is damaged ({type(error).__name__}); choose another output."
+    except (ValueError, KeyError) as error:
+        msg = f"{uri} does not hold the images of a run ({error}); choose another output."
         raise RunError(msg) from error
     return images
 
