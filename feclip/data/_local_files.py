@@ -37,17 +37,25 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
 
 
 def _read(path: Path, *, max_bytes: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would wait for one
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _no_file(path) from error
+        raise
     with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
         status = os.fstat(descriptor)
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(status.st_mode):
-            msg = f"Cannot read {path}: it is a device, a pipe or a socket where a file is expected."
-            raise StorageForbiddenError(msg)
+            raise _no_file(path)
         if status.st_size > max_bytes:
             raise too_large(path, num_bytes=status.st_size, max_bytes=max_bytes)
         return file.read()
+
+
+def _no_file(path: Path) -> StorageForbiddenError:
+    return StorageForbiddenError(f"Cannot read {path}: it is a device, a pipe or a socket where a file is expected.")
 
 
 def write_file(path: Path, data: bytes) -> None:
