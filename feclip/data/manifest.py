@@ -168,10 +168,15 @@ def _resolved(given: str | None, *, boundary: Boundary, where: str) -> str | Non
         return None
     uri = boundary.resolve(given, where=where)
     try:
-        return absolute_uri(uri)
+        absolute = absolute_uri(uri)
+        absolute.encode()
     except StorageError as error:
         msg = f"{where}: {error}"
         raise DataError(msg) from error
+    except UnicodeEncodeError as error:
+        msg = f"{where}: the name of {given!r} is no UTF-8; rename the file."
+        raise DataError(msg) from error
+    return absolute
 
 
 def _checked_row(row: Mapping[str, Any], *, root: str, boundary: Boundary, where: str) -> dict[str, Any]:
