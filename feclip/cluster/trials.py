@@ -52,7 +52,7 @@ TUNE_VARIABLES = {
 }
 
 KEYS_TUNE_WOULD_COPY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
-"""Ray's agents write into their logs what Tune copies into its workers. A node has its own keys, as for every other job."""
+"""Tune copies them to its workers, and Ray's agents log that. A node has its own keys, as for every other job."""
 THREAD_PATIENCE = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to leave its worker to the next one
 
 
