@@ -322,7 +322,8 @@ def _read(uri: str, *, output: str) -> Run:
             files=tuple(ListedFile(**file) for file in record["files"]),
             **{name: record[name] for name in ("model_id", "options", "source", "ignored", "slice_size")},
         )
-        is_sound, is_whole = _is_sound(run), uri.endswith(f"/{run.digest}.json")
+        is_whole = uri.endswith(f"/{run.digest}.json")
+        is_sound = not is_whole or _is_sound(run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"{uri} is no record of a scoring run ({error!r}); choose another output."
         raise RunError(msg) from error

@@ -38,12 +38,13 @@ class Boundary:
             where: What names it, for the message.
 
         Raises:
-            DataError: If it leads out, or holds ``..``, a NUL character, or credentials, which are not repeated.
+            DataError: If it leads out, or holds ``..`` or credentials, which are not repeated. A name that no file can
+                have, since it holds a NUL character, leads nowhere and stays as it is.
         """
         _refuse_disguise(given, where=where)
         is_absolute = given.startswith("/") or "://" in given
         uri = given if is_absolute else f"{self._root}/{given}"
-        if self._binds_absolute or not is_absolute:
+        if (self._binds_absolute or not is_absolute) and "\0" not in given:
             self._require(uri, where=where)
         return uri
 
@@ -75,12 +76,12 @@ class Boundary:
 
 
 def _refuse_disguise(given: str, *, where: str) -> None:
-    """Refuse a name that is not what it seems: one that climbs, ends early or carries keys."""
+    """Refuse a name that is not what it seems: one that climbs, or carries keys."""
     scheme, separator, rest = given.partition("://")
     if separator and scheme.isalnum() and "@" in rest.partition("/")[0]:
         msg = f"{where}: a URI must not hold credentials; they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         raise DataError(msg)
     decoded = unquote(given) if scheme == "file" and separator else given
-    if "\0" in decoded or ".." in decoded.split("/"):
-        msg = f"{where}: {given!r} must not hold '..' or a NUL character."
+    if ".." in decoded.split("/"):
+        msg = f"{where}: {given!r} must not hold '..'."
         raise DataError(msg)

@@ -166,6 +166,9 @@ def _check_heading(names: Sequence[str], *, uri: str) -> None:
 def _resolved(given: str | None, *, boundary: Boundary, where: str) -> str | None:
     if given is None:
         return None
+    if "\0" in given:
+        msg = f"{where}: {given!r} must not hold a NUL character."
+        raise DataError(msg)
     uri = boundary.resolve(given, where=where)
     try:
         absolute = absolute_uri(uri)
