@@ -75,7 +75,8 @@ def written(path: Path, *names: str, kind: str = "csv") -> Path:
     "name",
     [
         "../private/secret.png", "inner/../../private/secret.png", "..", "file:///root/../private/secret.png",
-        "file:///root/%2e%2e/private/secret.png", "file:///root/%2E%2E%2Fprivate/secret.png", "s3://plant/../other/a.png", "s3://key:secret-word@plant/a.png",
+        "file:///root/%2e%2e/private/secret.png", "file:///root/%2E%2E%2Fprivate/secret.png",
+        "s3://plant/../other/a.png", "s3://key:secret-word@plant/a.png",
     ],
 )  # fmt: skip
 def test_names_that_climb_or_carry_keys_are_refused(read: Reader, name: str, place: Path) -> None:
