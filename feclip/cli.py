@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from feclip.config import UNFIT_VALUES, holds_credentials, prepare_parsing, unfit_reason
+from feclip.config import ENDLESS_TEXT, UNFIT_VALUES, holds_credentials, is_endless, prepare_parsing, unfit_reason
 from feclip.errors import ConfigError, FeclipError
 
 __all__ = ["parse_config", "run_job"]
@@ -64,7 +64,7 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True)
     _accept_bare_flags(parser)
-    _refuse_credentials(parser, sys.argv[1:] if argv is None else argv)
+    _check_words(parser, sys.argv[1:] if argv is None else argv)
     try:
         values = parser.parse_args(argv)
         values.pop("config", None)
@@ -74,14 +74,16 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         parser.error(unfit_reason(error))
 
 
-def _refuse_credentials(parser: ArgumentParser, argv: Sequence[str]) -> None:
-    """Refuse them before anything can repeat them: a message, or the config as --print_config shows it."""
+def _check_words(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse what must not be repeated, by a message or by --print_config: credentials, and endless references."""
     flag = "the command line"
     for word in argv:
         flag = word.partition("=")[0] if word.startswith("-") else flag
         if holds_credentials(word):
             hint = "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             parser.error(f"{flag} must not hold credentials; {hint}")
+        if is_endless(word):
+            parser.error(f"{flag}: {ENDLESS_TEXT}.")
 
 
 def _accept_bare_flags(parser: ArgumentParser) -> None:

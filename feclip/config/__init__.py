@@ -28,7 +28,7 @@ from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
-from feclip.config.parsing import UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
+from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -38,12 +38,13 @@ from feclip.config.scoring import (
     ScoreConfig,
     ScoringConfig,
 )
-from feclip.config.strict_yaml import load_yaml
+from feclip.config.strict_yaml import is_endless, load_yaml
 from feclip.config.sweeps import SweepConfig, TuneConfig
 
 __all__ = [
     "DEMO_BACKBONE",
     "DEMO_DEFAULTS",
+    "ENDLESS_TEXT",
     "OPTIONAL_COLUMNS",
     "PRESET_NAMES",
     "SPEED_FIELDS",
@@ -85,6 +86,7 @@ __all__ = [
     "changed_fields",
     "flat_fields",
     "holds_credentials",
+    "is_endless",
     "load_yaml",
     "parse_fields",
     "plain",

@@ -7,13 +7,15 @@ from jsonargparse import ArgumentError, ArgumentParser, get_loader, set_loader, 
 from yaml import YAMLError
 
 from feclip.config.checks import holds_credentials
-from feclip.config.strict_yaml import require_plain_yaml
+from feclip.config.strict_yaml import is_endless, require_plain_yaml
 
-__all__ = ["UNFIT_VALUES", "parse_fields", "prepare_parsing", "unfit_reason"]
+__all__ = ["ENDLESS_TEXT", "UNFIT_VALUES", "parse_fields", "prepare_parsing", "unfit_reason"]
 
 MAX_MESSAGE = 300  # characters of a parser's message; it repeats the value and the type at length
 UNFIT_VALUES = (ArgumentError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 """What jsonargparse raises for values that are no config."""
+
+ENDLESS_TEXT = "a text must not be nested deeply or hold references (*name), as YAML has them"
 
 _Config = TypeVar("_Config")
 
@@ -38,10 +40,13 @@ def _wrap_loader() -> None:
             msg = "a URI must not hold credentials; they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             raise YAMLError(msg)
         try:
-            return loader(text)
+            values = loader(text)
         except (AttributeError, OverflowError, TypeError, ValueError) as error:
             msg = f"a value cannot be read ({error})"
             raise YAMLError(msg) from error
+        if is_endless(values):
+            raise YAMLError(ENDLESS_TEXT)
+        return values
 
     set_loader("yaml", load, exceptions=(YAMLError,))
 
@@ -56,6 +61,8 @@ def parse_fields(config_class: type[_Config], values: Mapping[str, Any]) -> _Con
     Raises:
         ValueError: If a name is no field, or a value is not what its field takes; in one line.
     """
+    if is_endless(values):
+        raise ValueError(ENDLESS_TEXT)
     prepare_parsing()
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(config_class)

@@ -1,10 +1,11 @@
 """YAML from files that anyone may have written: plain values, each said once, no references, one kind of error."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-__all__ = ["load_yaml", "require_plain_yaml"]
+__all__ = ["EndlessYamlError", "is_endless", "load_yaml", "require_plain_yaml"]
 
 MAX_CHARACTERS = 1 << 20
 """Longest text that is read; a config of ours has some thousand."""
@@ -12,26 +13,58 @@ MAX_DEPTH = 32
 """Deepest nesting of lists and mappings; a config of ours has three."""
 
 
+class EndlessYamlError(yaml.YAMLError):  # type: ignore[misc] # PyYAML has no types
+    """A text that would take more memory or stack than there is, were it read."""
+
+
 def require_plain_yaml(text: str) -> None:
     """Refuse what a config never needs: references, by which a few lines become gigabytes, and endless nesting.
 
     Raises:
-        yaml.YAMLError: If the text is no YAML, too long, nested too deeply, holds a reference (``*name``), or a key
-            stands twice in one mapping, of which YAML would keep the last.
+        yaml.YAMLError: If the text is no YAML, or a key stands twice in one mapping, of which YAML would keep the last.
+        EndlessYamlError: If it is too long, nested too deeply, or holds a reference (``*name``).
     """
+    _refuse_endless(text)
+    _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def is_endless(value: object) -> bool:
+    """Tell whether a text in plain values would be endless, were it read as YAML.
+
+    jsonargparse reads the text of a field that takes no text as YAML, with a parser that a deep nesting crashes, and
+    then repeats what it read in its message, which references make longer than any memory.
+    """
+    try:
+        if isinstance(value, Mapping):
+            return any(map(is_endless, value.values()))
+        if isinstance(value, list | tuple):
+            return any(map(is_endless, value))
+    except RecursionError:
+        return True
+    if not isinstance(value, str) or len(value) <= MAX_DEPTH:
+        return False
+    try:
+        _refuse_endless(value)
+    except EndlessYamlError:
+        return True
+    except yaml.YAMLError:  # then jsonargparse cannot read it either
+        return False
+    return False
+
+
+def _refuse_endless(text: str) -> None:
     if len(text) > MAX_CHARACTERS:
         msg = f"{len(text)} characters are more than the {MAX_CHARACTERS} that are read"
-        raise yaml.YAMLError(msg)
+        raise EndlessYamlError(msg)
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             msg = f"*{event.anchor} is a reference; write out what it stands for"
-            raise yaml.YAMLError(msg)
+            raise EndlessYamlError(msg)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             msg = f"it is nested more than {MAX_DEPTH} deep"
-            raise yaml.YAMLError(msg)
-    _refuse_repeats(yaml.compose(text, Loader=yaml.SafeLoader))
+            raise EndlessYamlError(msg)
 
 
 def _refuse_repeats(node: yaml.Node) -> None:

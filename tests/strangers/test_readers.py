@@ -323,6 +323,29 @@ def test_yaml_that_only_a_stranger_writes(name: str, content: bytes) -> None:
     assert not takes(READERS[name], content)
 
 
+ENDLESS = "{a: &a [x,x,x,x,x,x,x,x,x]," + ",".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+) + "}"  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [ENDLESS, NESTED.decode()], ids=["references", "deep"])
+@pytest.mark.parametrize("name", ["bundle", "claim of a sweep", "config file"])
+def test_a_text_that_jsonargparse_would_read_as_endless_yaml(name: str, text: str) -> None:
+    """It reads the text of a field that takes a number as YAML, and repeats what it read."""
+    record = yaml.safe_load(RECORDS[name].whole)
+    config = {"bundle": lambda: record["training"], "claim of a sweep": lambda: record["config"]}.get(
+        name, lambda: record
+    )()
+    config["optim"]["grad_clip"] = text
+    assert not takes(RECORDS[name], json.dumps(record).encode())
+
+
+def test_endless_yaml_on_the_command_line_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(FinetuneConfig, ["--output", "out", "--optim.grad_clip", ENDLESS], prog="job", about="")
+    assert "--optim.grad_clip: a text must not be nested deeply or hold references" in capsys.readouterr().err
+
+
 @EXAMPLES
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1))
 def test_keys_bring_their_scores_back(values: list[float]) -> None:
