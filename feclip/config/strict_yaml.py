@@ -34,17 +34,18 @@ def is_endless(value: object) -> bool:
     jsonargparse reads the text of a field that takes no text as YAML, with a parser that a deep nesting crashes, and
     then repeats what it read in its message, which references make longer than any memory.
     """
+    if isinstance(value, str):
+        return len(value) > MAX_DEPTH and _is_endless_text(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
     try:
-        if isinstance(value, Mapping):
-            return any(map(is_endless, value.values()))
-        if isinstance(value, list | tuple):
-            return any(map(is_endless, value))
+        return any(map(is_endless, inner))
     except RecursionError:
         return True
-    if not isinstance(value, str) or len(value) <= MAX_DEPTH:
-        return False
+
+
+def _is_endless_text(text: str) -> bool:
     try:
-        _refuse_endless(value)
+        _refuse_endless(text)
     except EndlessYamlError:
         return True
     except yaml.YAMLError:  # then jsonargparse cannot read it either
