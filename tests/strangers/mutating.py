@@ -9,6 +9,7 @@ ODD_VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**300, 0.5, -0.0, 1e-320, 1e308, "", " ", "0", "nan",
     "1e400", "\0", "../../etc/passwd", "/etc/passwd", "file:///etc/passwd", "s3://key:word@bucket/a", "http://h/a",
     "a" * 5000, "\u202e<script>", "\udc80".encode("utf-8", "surrogatepass").decode("latin-1"), [], {}, [[]], [None],
+    "[" * 5000, "{a: &a [x,x,x,x,x,x,x,x,x],b: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a],c: [*b,*b,*b,*b,*b,*b,*b,*b,*b]}",
     {"": {}}, {"class_path": "os.system", "init_args": {}},
 )  # fmt: skip
 
