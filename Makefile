@@ -1,6 +1,8 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
-# make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
+# make check  format, lint, types, import contracts, spelling, insecure code, Dockerfile, doctests
 # make test   every test but those marked slow, two at once
+# make fuzz   fuzz the parsers that are ours, FUZZ_SECONDS each (60); what fails is left in runs/fuzz/<target>/crash-*
+# make audit  known holes in the pinned dependencies; needs the vulnerability database, and says so where it is not
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
@@ -11,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env check test slow demo bench lock clean
+.PHONY: env check test slow fuzz audit demo bench lock clean
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -29,6 +31,7 @@ check: env
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml feclip jobs benchmarks
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest --doctest-modules -q feclip
 
@@ -40,6 +43,19 @@ slow: env
 
 demo: env
 	$(BIN)/python jobs/demo.py
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := manifests records spaces names
+
+fuzz: $(FUZZ_TARGETS:%=fuzz-%)
+
+fuzz-%: env
+	mkdir -p runs/fuzz/$*/corpus
+	cd runs/fuzz/$* && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python $(CURDIR)/tests/fuzz/fuzz_target.py $* corpus \
+		$(CURDIR)/tests/fuzz/seeds/$* -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1
+
+audit: env
+	$(BIN)/python .ci/audit.py requirements.txt
 
 bench: env
 	$(BIN)/python benchmarks/run.py

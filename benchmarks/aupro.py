@@ -80,8 +80,8 @@ def aupro(
     runs: dict[str, list[dict[str, float | str]]] = {"feclip": [], "anomalib": []}
     with tempfile.TemporaryDirectory() as folder:
         scores, masks = draw_images(num_images=num_images, image_size=image_size, seed=seed)
-        np.save(Path(folder) / "scores.npy", scores)
-        np.save(Path(folder) / "masks.npy", masks)
+        np.save(Path(folder) / "scores.npy", scores, allow_pickle=False)
+        np.save(Path(folder) / "masks.npy", masks, allow_pickle=False)
         for _ in range(repeats):
             runs["feclip"].append(measure(sys.executable, "feclip", folder))
             runs["anomalib"].append(measure(rival_python, "anomalib", folder))

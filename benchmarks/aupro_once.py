@@ -50,7 +50,7 @@ def main() -> None:
     """Measure the library that the first argument names."""
     library, folder = sys.argv[1], Path(sys.argv[2])
     compute = {"feclip": feclip_aupro, "anomalib": anomalib_aupro}[library]()
-    scores, masks = np.load(folder / "scores.npy"), np.load(folder / "masks.npy")
+    scores, masks = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("scores", "masks"))
     compute(scores[-2:], masks[-2:])  # what is loaded at the first call is not counted
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu_start = time.perf_counter(), time.process_time()

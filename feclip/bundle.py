@@ -13,20 +13,28 @@ which old and new files are mixed is refused. Nothing here is pickled.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
 
 from feclip import __version__
+from feclip.bundle_record import INPUT_FIELDS, SCHEMA, check_record, encode_json, parse_object, read_epochs, sealed
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
-from feclip.data import THUMBNAIL_BYTES, InputOptions, exists, join_uri, read_bytes, write_bytes
+from feclip.data import (
+    MAX_JSON_BYTES,
+    THUMBNAIL_BYTES,
+    InputOptions,
+    exists,
+    join_uri,
+    parse_parquet,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import BundleError
 
 if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
@@ -36,24 +44,11 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
 
 __all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
 
-SCHEMA = 3
 CONFIG_FILE = "config.json"
 ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
-CONFIG_KEYS = (
-    "backbone_digest",
-    "feclip_version",
-    "files",
-    "input",
-    "model",
-    "model_id",
-    "prompts",
-    "schema",
-    "tap_blocks",
-    "training",
-)
 IMAGE_COLUMNS = pa.schema(
     [
         pa.field("uri", pa.string()),
@@ -64,7 +59,8 @@ IMAGE_COLUMNS = pa.schema(
     ]
 )
 """Columns that images.parquet must have, by which `jobs/evaluate.py` knows an image again; further ones may follow."""
-INPUT_FIELDS = ("resize", "padding_color", "valid_region", "jpeg_decoding")  # fields of DataConfig that change a score
+MAX_FILE_BYTES = 2 << 30
+"""Largest adapters.safetensors or images.parquet that is read."""
 POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, where the input has another size
 UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the backbone's digest and by tap_blocks
 
@@ -128,7 +124,7 @@ class Bundle:
             self,
             model=dataclasses.replace(self.model, image_size=override.image_size),
             input=self.input | given,
-            model_id=hashlib.sha256(_json(identity)).hexdigest(),
+            model_id=hashlib.sha256(encode_json(identity)).hexdigest(),
             calibration=None,
             trained_image_size=self.trained_image_size or self.model.image_size,
         )
@@ -200,7 +196,7 @@ def write_bundle(
     files = {
         ADAPTERS_FILE: save(tensors),
         IMAGES_FILE: sink.getvalue().to_pybytes(),
-        METRICS_FILE: _json({"epochs": metrics}),
+        METRICS_FILE: encode_json({"epochs": metrics}),
     }
     training = plain(config)
     record: dict[str, Any] = {
@@ -217,7 +213,7 @@ def write_bundle(
     record["model_id"] = _model_id(record, tensors)
     for name, content in files.items():
         write_bytes(join_uri(uri, name), content)
-    write_bytes(join_uri(uri, CONFIG_FILE), _json(record))
+    write_bytes(join_uri(uri, CONFIG_FILE), encode_json(sealed(record)))
     return str(record["model_id"])
 
 
@@ -250,18 +246,19 @@ def write_calibrated(uri: str, *, bundle: Bundle, calibration: Calibration, imag
         ADAPTERS_FILE: read_bytes(join_uri(bundle.uri, ADAPTERS_FILE)),
         IMAGES_FILE: sink.getvalue().to_pybytes(),
         METRICS_FILE: read_bytes(join_uri(bundle.uri, METRICS_FILE)),
-        CALIBRATION_FILE: _json(calibration.to_json()),
+        CALIBRATION_FILE: encode_json(calibration.to_json()),
     }
-    record = json.loads(read_bytes(join_uri(bundle.uri, CONFIG_FILE)))
+    record, _ = _read_record(bundle.uri)
     if record["model_id"] != bundle.model_id or any(
         record["files"][name] != hashlib.sha256(files[name]).hexdigest() for name in (ADAPTERS_FILE, METRICS_FILE)
     ):
         msg = f"{bundle.uri} was replaced while it was calibrated; calibrate it again."
         raise BundleError(msg)
+    record["schema"] = SCHEMA
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     for name, content in files.items():
         write_bytes(join_uri(uri, name), content)
-    write_bytes(join_uri(uri, CONFIG_FILE), _json(record))
+    write_bytes(join_uri(uri, CONFIG_FILE), encode_json(sealed(record)))
 
 
 def read_bundle(uri: str) -> Bundle:
@@ -272,46 +269,66 @@ def read_bundle(uri: str) -> Bundle:
             config.json names.
         StorageError: If the storage cannot be read.
     """
-    from safetensors.torch import load  # noqa: PLC0415 - see docs/adr/0020
+    where = join_uri(uri, CONFIG_FILE)
+    record, model = _read_record(uri)
+    files = {name: _checked(join_uri(uri, name), sha256=digest) for name, digest in record["files"].items()}
+    adapters = _read_adapters(files[ADAPTERS_FILE], where=join_uri(uri, ADAPTERS_FILE))
+    if record["model_id"] != _model_id(record, adapters):
+        msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
+        raise BundleError(msg)
+    metrics = join_uri(uri, METRICS_FILE)
+    return Bundle(
+        uri=uri,
+        model=model,
+        input=record["input"],
+        model_id=record["model_id"],
+        backbone_digest=record["backbone_digest"],
+        adapters=adapters,
+        images=_read_images(files[IMAGES_FILE], where=join_uri(uri, IMAGES_FILE)),
+        metrics=read_epochs(parse_object(files[METRICS_FILE], where=metrics), where=metrics),
+        training=record["training"],
+        calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=record["model_id"]),
+    )
 
+
+def _read_record(uri: str) -> tuple[dict[str, Any], ModelConfig]:
+    """Return what config.json holds, checked, and the config of the model."""
     where = join_uri(uri, CONFIG_FILE)
     if not exists(where):
         msg = f"{uri} holds no bundle: {CONFIG_FILE} is missing there."
         raise BundleError(msg)
-    config = _parsed(read_bytes(where), where=where)
-    if config.get("schema") != SCHEMA:
-        found = config.get("schema")
-        msg = f"{where} has schema {found!r}; this feclip {__version__} reads schema {SCHEMA}: train it again."
-        raise BundleError(msg)
-    _require_keys(config, CONFIG_KEYS, where=where)
-    named = config["files"] if isinstance(config["files"], Mapping) else {}
-    calibrated = (CALIBRATION_FILE,) if CALIBRATION_FILE in named else ()
-    _require_keys(config["files"], (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE, *calibrated), where=f"{where}: files")
-    _require_keys(config["input"], INPUT_FIELDS, where=f"{where}: input")
-    files = {name: _checked(join_uri(uri, name), sha256=digest) for name, digest in config["files"].items()}
+    record = parse_object(read_bytes(where, max_bytes=MAX_JSON_BYTES), where=where)
+    files = (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE)
+    return record, check_record(record, files=files, optional_files=(CALIBRATION_FILE,), where=where)
+
+
+def _read_adapters(content: bytes, *, where: str) -> dict[str, "torch.Tensor"]:
+    import torch  # noqa: PLC0415 - see docs/adr/0020
+    from safetensors.torch import load  # noqa: PLC0415 - see docs/adr/0020
+
     try:
-        adapters = load(files[ADAPTERS_FILE])
-        images = pq.read_table(pa.BufferReader(files[IMAGES_FILE]))
-    except (SafetensorError, pa.ArrowException) as error:
-        msg = f"{uri} holds a damaged file: {error}"
+        adapters = load(content)
+    except (SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        msg = f"{where} is a damaged file: {' '.join(str(error).split())}"
         raise BundleError(msg) from error
-    _check_images(images, where=join_uri(uri, IMAGES_FILE))
-    model = _model_config(config["model"], where=where)
-    if config["model_id"] != _model_id(config, adapters):
-        msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
-        raise BundleError(msg)
-    return Bundle(
-        uri=uri,
-        model=model,
-        input=config["input"],
-        model_id=config["model_id"],
-        backbone_digest=config["backbone_digest"],
-        adapters=adapters,
-        images=images,
-        metrics=_parsed(files[METRICS_FILE], where=join_uri(uri, METRICS_FILE))["epochs"],
-        training=config["training"],
-        calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=config["model_id"]),
-    )
+    for name, tensor in adapters.items():
+        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            msg = f"{where}: {name[:100]} must be of finite float32 numbers; train it again."
+            raise BundleError(msg)
+    return adapters
+
+
+def _read_images(content: bytes, *, where: str) -> pa.Table:
+    try:
+        images = parse_parquet(content)
+    except ValueError as error:
+        msg = f"{where}: {error}; write the bundle again."
+        raise BundleError(msg) from error
+    for field in IMAGE_COLUMNS:
+        if images.column_names.count(field.name) != 1 or images.schema.field(field.name).type != field.type:
+            msg = f"{where} has no column {field.name} of type {field.type}; write the bundle again."
+            raise BundleError(msg)
+    return images
 
 
 def _trunk_digest(model: "FeClipModel") -> str:
@@ -330,18 +347,11 @@ def _with_image_columns(images: pa.Table) -> pa.Table:
     return images
 
 
-def _check_images(images: pa.Table, *, where: str) -> None:
-    for field in IMAGE_COLUMNS:
-        if field.name not in images.column_names or images.schema.field(field.name).type != field.type:
-            msg = f"{where} has no column {field.name} of type {field.type}; write the bundle again."
-            raise BundleError(msg)
-
-
 def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibration | None:
     if content is None:
         return None
     where = join_uri(uri, CALIBRATION_FILE)
-    calibration = read_calibration(_parsed(content, where=where), where=where)
+    calibration = read_calibration(parse_object(content, where=where), where=where)
     if calibration.model_id != model_id:
         msg = f"{where} is of model {calibration.model_id[:12]}, the bundle of {model_id[:12]}; calibrate again."
         raise BundleError(msg)
@@ -360,53 +370,15 @@ def _model_id(record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"])
         "model": fields | {"tap_blocks": record["tap_blocks"]},
         "input": record["input"],
     }
-    return hashlib.sha256(_json(identity)).hexdigest()
-
-
-def _model_config(fields: Mapping[str, Any], *, where: str) -> ModelConfig:
-    _require_keys(fields, tuple(field.name for field in dataclasses.fields(ModelConfig)), where=f"{where}: model")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ModelConfig)
-    try:
-        config = ModelConfig(**vars(parser.parse_object(dict(fields))))
-    except (ArgumentError, TypeError, ValueError) as error:
-        msg = f"{where}: {' '.join(str(error).split())}"
-        raise BundleError(msg) from error
-    return config
+    return hashlib.sha256(encode_json(identity)).hexdigest()
 
 
 def _checked(uri: str, *, sha256: str) -> bytes:
     if not exists(uri):
         msg = f"{uri} is missing, so the bundle is incomplete; write it again."
         raise BundleError(msg)
-    content = read_bytes(uri)
+    content = read_bytes(uri, max_bytes=MAX_FILE_BYTES)
     if hashlib.sha256(content).hexdigest() != sha256:
         msg = f"{uri} is not the file that {CONFIG_FILE} names (sha256 differs); write the bundle again."
         raise BundleError(msg)
     return content
-
-
-def _parsed(content: bytes, *, where: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except ValueError as error:
-        msg = f"{where} is no JSON: {error}"
-        raise BundleError(msg) from error
-    if not isinstance(parsed, dict):
-        msg = f"{where} must hold a JSON object, got {type(parsed).__name__}."
-        raise BundleError(msg)
-    return parsed
-
-
-def _require_keys(found: object, expected: tuple[str, ...], *, where: str) -> None:
-    if not isinstance(found, Mapping):
-        msg = f"{where} must be a JSON object, got {type(found).__name__}."
-        raise BundleError(msg)
-    missing, unknown = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or unknown:
-        msg = f"{where}: missing fields {missing}, unknown fields {unknown}."
-        raise BundleError(msg)
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

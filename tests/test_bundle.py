@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from feclip.building import build_model
 from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle
+from feclip.bundle_record import sealed
 from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig
 from feclip.errors import BundleError
 from feclip.model import FeClipModel
@@ -65,9 +66,21 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         change(config)
-        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "config.json").write_text(json.dumps(sealed(config)))
 
     return damage
+
+
+def another_recipe(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"epochs": 0', '"epochs": 9'))
+
+
+def without_digest(folder: Path) -> None:
+    """As feclip wrote bundles of schema 3."""
+    config = json.loads((folder / "config.json").read_text())
+    del config["record_sha256"]
+    (folder / "config.json").write_text(json.dumps(config | {"schema": 3}))
 
 
 def other_adapters(folder: Path) -> None:
@@ -86,11 +99,26 @@ DAMAGES = {
     "holds no bundle": lambda folder: (folder / "config.json").unlink(),
     "metrics.json is missing": lambda folder: (folder / "metrics.json").unlink(),
     "adapters.safetensors is not the file": other_adapters,
+    "was changed: record_sha256": another_recipe,
     "is no JSON": lambda folder: (folder / "config.json").write_text("{"),
     "must hold a JSON object": lambda folder: (folder / "config.json").write_text("[]"),
     "images.parquet has no column thumbnail": without_thumbnails,
     "has schema 1; this feclip": edited(lambda config: config.update(schema=1)),
     "has schema 2; this feclip": edited(lambda config: config.update(schema=2)),
+    "missing fields ['record_sha256']": lambda folder: (
+        without_digest(folder),
+        (folder / "config.json").write_text((folder / "config.json").read_text().replace('"schema": 3', '"schema": 4')),
+    ),
+    "training must be a JSON object": edited(lambda config: config.update(training=[])),
+    "optim.batch_size must be at least 1": edited(lambda config: config["training"]["optim"].update(batch_size=0)),
+    "model.image_size must be at least 1 and at most 4096": edited(
+        lambda config: config["model"].update(image_size=2**40)
+    ),
+    "no class_path": edited(lambda config: config["training"].update(data={"class_path": "os.system"})),
+    "prompts must be 2 texts": edited(lambda config: config.update(prompts=["one"])),
+    "tap_blocks must be ascending": edited(lambda config: config.update(tap_blocks=[3, 2])),
+    "padding_color must be white": edited(lambda config: config["input"].update(padding_color="\u0000")),
+    "backbone_digest must be a sha256": edited(lambda config: config.update(backbone_digest="../x")),
     "has schema 99": edited(lambda config: config.update(schema=99)),
     "unknown fields ['extra']": edited(lambda config: config.update(extra=1)),
     "missing fields ['prompts']": edited(lambda config: config.pop("prompts")),
@@ -99,6 +127,12 @@ DAMAGES = {
     "num_taps": edited(lambda config: config["model"].update(num_taps="many")),
     "model_id is not the digest": edited(lambda config: config["input"].update(resize="squash")),
 }
+
+
+def test_a_bundle_of_the_schema_before_is_read(written: Path, copy: Path) -> None:
+    without_digest(copy)
+    before, now = read_bundle(str(copy)), read_bundle(str(written))
+    assert (before.model_id, before.training) == (now.model_id, now.training)
 
 
 def test_another_decoding_is_another_model(model: FeClipModel, written: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from feclip.archive.listing import (
     plan_parts,
     write_numbered,
 )
+from feclip.archive.reading import read_decisions, read_scores
 from feclip.archive.run import LISTING_FOLDER, SUMMARY_FILE, Run, find_run, scored_options, slice_name
 from feclip.archive.slices import (
     FetchedSlice,
@@ -21,8 +22,6 @@ from feclip.archive.slices import (
     fetch_slice,
     forget_decisions,
     publish_slice,
-    read_decisions,
-    read_scores,
     score_slice,
     slices_with_errors,
 )

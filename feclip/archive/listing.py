@@ -70,7 +70,8 @@ class Source:
     """Where the images are named: a folder or prefix, or a manifest."""
 
     archive: str | None
-    """Folder or ``s3://`` prefix, absolute; with a manifest, what its relative paths start from."""
+    """Folder or ``s3://`` prefix, absolute; with a manifest, what its relative paths start from and none of its
+    paths may lie outside of. No link leads out of it."""
     manifest: str | None
     """Parquet or CSV file, absolute."""
     listing: ListingConfig = field(default_factory=ListingConfig)
@@ -147,7 +148,9 @@ def plan_parts(source: Source) -> list[Part]:
     assert source.archive is not None
     level: list[tuple[str, bool]] = [(source.archive, True)]
     while len(level) < MIN_FOLDERS:
-        opened = [folder for uri, deep in level for folder in (_open(uri) if deep else [(uri, False)])]
+        opened = [
+            folder for uri, deep in level for folder in (_open(uri, within=source.archive) if deep else [(uri, False)])
+        ]
         if len(opened) == len(level):  # no folder holds another one
             break
         level = opened
@@ -214,16 +217,22 @@ def write_numbered(folder: str, table: pa.Table, *, first_row_id: int, columns: 
     return ListedFile(name=name, first_row_id=first_row_id, num_rows=rows, sha256=digest)
 
 
-def _open(uri: str) -> list[tuple[str, bool]]:
+def _open(uri: str, *, within: str) -> list[tuple[str, bool]]:
     """Return the folder without its subfolders, then each of these; the folder itself where it has none."""
-    deeper = [(entry.uri, True) for entry in list_children(uri) if isinstance(entry, FolderEntry)]
+    deeper = [(entry.uri, True) for entry in list_children(uri, within=within) if isinstance(entry, FolderEntry)]
     return [(uri, False), *deeper] if deeper else [(uri, False)]
 
 
 def _manifest_rows(part: Part, source: Source) -> Iterator[dict[str, Any]]:
     assert source.manifest is not None
     root = (source.archive or source.manifest.rpartition("/")[0]).rstrip("/")
-    rows = read_rows(source.manifest, root=root, row_groups=part.row_groups, sha256=source.manifest_sha256)
+    rows = read_rows(
+        source.manifest,
+        root=root,
+        row_groups=part.row_groups,
+        bounded=source.archive is not None,
+        sha256=source.manifest_sha256,
+    )
     for found in rows:
         known = {"uri": found.uri, "size": found.size, "etag": found.etag, MASK_COLUMN: found.valid_mask_uri}
         further = {**partitions(found.uri.removeprefix(root + "/")), **_renamed(found.further, where=source.manifest)}
@@ -244,7 +253,9 @@ def _folder_rows(part: Part, source: Source, ignored: Counter[str]) -> Iterator[
     root = source.archive.rstrip("/") + "/"
     extensions = tuple(extension.lower() for extension in source.listing.extensions)
     for folder, deep in part.folders:
-        entries: Iterable[FileEntry | FolderEntry] = list_files(folder) if deep else list_children(folder)
+        entries: Iterable[FileEntry | FolderEntry] = (
+            list_files(folder, within=source.archive) if deep else list_children(folder, within=source.archive)
+        )
         for entry in entries:
             if isinstance(entry, FolderEntry):
                 continue

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feclip.data import read_bytes
+from feclip.data import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, Boundary, read_bytes
 from feclip.errors import DataError
 
 __all__ = ["ManifestRow", "count_row_groups", "read_rows"]
@@ -27,7 +27,7 @@ class ManifestRow:
     """One image of a manifest."""
 
     uri: str
-    """Absolute; one that no file can have stays as it is, for the row that says so."""
+    """Absolute; one that no storage has stays as it is, for the row that says so."""
     size: int | None
     """Bytes."""
     etag: str | None
@@ -48,13 +48,14 @@ def count_row_groups(uri: str) -> int:
 
 
 def read_rows(
-    uri: str, *, root: str, row_groups: Sequence[int] | None, sha256: str | None = None
+    uri: str, *, root: str, row_groups: Sequence[int] | None, bounded: bool = False, sha256: str | None = None
 ) -> Iterator[ManifestRow]:
     """Read a manifest, or some row groups of a Parquet one.
 
     Args:
         uri: Parquet or CSV file, told apart by their content.
-        root: Folder that relative paths start from.
+        root: Folder that relative paths start from, which they cannot leave, by no link either.
+        bounded: Whether absolute paths must lie in the root too.
         row_groups: Zero-based row groups; None for the whole of a CSV, or a Parquet file without rows.
         sha256: Digest that the file must have; None for any.
 
@@ -80,11 +81,12 @@ def read_rows(
     if repeated:
         msg = f"{uri}: column {repeated[0]!r} stands twice."
         raise DataError(msg)
+    boundary = Boundary(root, binds_absolute=bounded)
     for number, row in rows:
-        yield _checked(row, root=root, where=f"{uri}, row {number}")
+        yield _checked(row, boundary=boundary, where=f"{uri}, row {number}")
 
 
-def _checked(row: Mapping[str, Any], *, root: str, where: str) -> ManifestRow:
+def _checked(row: Mapping[str, Any], *, boundary: Boundary, where: str) -> ManifestRow:
     texts = {name: _text(value, name=name, where=where) for name, value in row.items()}
     given = texts.get("uri") or texts.get("path")
     if given is None:
@@ -96,10 +98,10 @@ def _checked(row: Mapping[str, Any], *, root: str, where: str) -> ManifestRow:
         msg = f"{where}: size must be a number of bytes, got {size!r}."
         raise DataError(msg)
     return ManifestRow(
-        uri=_resolved(given, root=root),
+        uri=boundary.resolve(given, where=where),
         size=None if size is None else int(size),
         etag=texts.get("etag"),
-        valid_mask_uri=None if mask is None else _resolved(mask, root=root),
+        valid_mask_uri=None if mask is None else boundary.resolve(mask, where=where),
         further={name: value for name, value in texts.items() if name not in _OWN},
     )
 
@@ -111,10 +113,6 @@ def _text(value: object, *, name: str, where: str) -> str | None:
         msg = f"{where}: {name} must be text, got {type(value).__name__}."
         raise DataError(msg)
     return str(value)
-
-
-def _resolved(given: str, *, root: str) -> str:
-    return given if given.startswith("/") or "://" in given else f"{root}/{given}"
 
 
 def _csv_rows(data: bytes, uri: str) -> tuple[list[str], Iterator[tuple[int, dict[str, Any]]]]:
@@ -161,14 +159,18 @@ def _parquet_rows(
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         number = 1 + sum(file.metadata.row_group(group).num_rows for group in range(min(row_groups, default=0)))
         for group in row_groups:
-            try:
-                found = file.read_row_group(group).to_pylist()
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-                msg = f"{uri} is damaged in its row group {group} (zero-based)."
-                raise DataError(msg) from error
-            for row in found:
-                yield number, row
-                number += 1
+            batches = file.iter_batches(PARQUET_BATCH_ROWS, row_groups=[group])
+            while True:
+                try:
+                    found = next(batches).to_pylist()
+                except StopIteration:
+                    break
+                except DAMAGED_PARQUET as error:
+                    msg = f"{uri} is damaged in its row group {group} (zero-based)."
+                    raise DataError(msg) from error
+                for row in found:
+                    yield number, row
+                    number += 1
 
     return file.schema_arrow.names, rows()
 
@@ -179,7 +181,9 @@ def _is_parquet(data: bytes) -> bool:
 
 def _parquet(data: bytes, uri: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        file.schema_arrow  # noqa: B018 - read here, where its damage is told
+    except DAMAGED_PARQUET as error:
         msg = f"{uri} is a damaged or incomplete Parquet file."
         raise DataError(msg) from error
+    return file

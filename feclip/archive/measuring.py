@@ -18,12 +18,14 @@ from feclip.archive.listing import MASK_COLUMN, Source, list_part, plan_parts
 from feclip.archive.slices import encode_table
 from feclip.bundle import Bundle
 from feclip.data import (
+    MAX_FILE_BYTES,
     GuardedDecoder,
     ImageError,
     InputOptions,
     PreparedImage,
     StorageForbiddenError,
     StorageMissingError,
+    StorageTooLargeError,
     decode_image,
     pack_valid_pixels,
     read_bytes,
@@ -147,11 +149,11 @@ def _fetch(images: list[_Sampled], *, num_readers: int, wants_masks: bool) -> tu
 
     def read(image: _Sampled) -> None:
         try:
-            image.data = read_bytes(image.row["uri"])
+            image.data = read_bytes(image.row["uri"], max_bytes=MAX_FILE_BYTES)
             sha256(image.data)  # as the job does
             mask = image.row[MASK_COLUMN]
-            image.valid_mask = read_bytes(mask) if wants_masks and mask is not None else None
-        except (StorageMissingError, StorageForbiddenError):
+            image.valid_mask = read_bytes(mask, max_bytes=MAX_FILE_BYTES) if wants_masks and mask else None
+        except (StorageMissingError, StorageForbiddenError, StorageTooLargeError):
             image.data = None
 
     with ThreadPoolExecutor(num_readers) as pool:

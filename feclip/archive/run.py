@@ -19,13 +19,22 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feclip import __version__
-from feclip.archive.listing import ListedFile, Source
+from feclip.archive.listing import LISTING_SCHEMA, ROWS_PER_FILE, ListedFile, Source
 from feclip.calibration import StatisticOptions
-from feclip.config import ScoringConfig, changed_fields
-from feclip.data import FolderEntry, delete, join_uri, list_children, read_bytes, write_bytes
+from feclip.config import OPTIONAL_COLUMNS, ScoringConfig, changed_fields
+from feclip.data import (
+    MAX_JSON_BYTES,
+    FolderEntry,
+    delete,
+    join_uri,
+    list_children,
+    parse_json,
+    parse_parquet,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import DataError, RunError
 
 __all__ = ["LISTING_FOLDER", "SUMMARY_FILE", "Run", "find_run", "scored_options", "slice_name"]
@@ -40,6 +49,7 @@ SLICE_BYTES = 64_000_000
 """Most bytes of uint8 pixels that one slice holds."""
 MAX_SLICE_SIZE = 512
 MIN_SLICE_SIZE = 16
+MAX_SLICES = 10**8  # their names have eight digits
 SLICES_WANTED = 64
 """A small archive is divided in about so many slices, so that all of a cluster works on it."""
 
@@ -135,7 +145,7 @@ class Run:
         for file in self.files[first:]:
             if file.first_row_id >= wanted.stop:
                 break
-            table = _read_listed(join_uri(self.output, LISTING_FOLDER, file.name), file.sha256)
+            table = _read_listed(join_uri(self.output, LISTING_FOLDER, file.name), file.sha256, file.num_rows)
             start = max(wanted.start - file.first_row_id, 0)
             tables.append(table.slice(start, wanted.stop - file.first_row_id - start))
         listing = pa.concat_tables(tables)
@@ -302,7 +312,7 @@ def _claims(output: str) -> list[str]:
 
 def _read(uri: str, *, output: str) -> Run:
     try:
-        record = json.loads(read_bytes(uri))
+        record = parse_json(read_bytes(uri, max_bytes=MAX_JSON_BYTES))
         schema = record["schema"]
         if schema != SCHEMA:
             msg = f"{uri} is of schema {schema!r}, this feclip reads {SCHEMA}; choose another output."
@@ -313,22 +323,69 @@ def _read(uri: str, *, output: str) -> Run:
             **{name: record[name] for name in ("model_id", "options", "source", "ignored", "slice_size")},
         )
         is_whole = uri.endswith(f"/{run.digest}.json")
+        is_sound = not is_whole or _is_sound(run)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"{uri} is no record of a scoring run ({error!r}); choose another output."
         raise RunError(msg) from error
+    if not is_sound:
+        msg = f"{uri} is no record of a scoring run: a field is not what it must be; choose another output."
+        raise RunError(msg)
     if not is_whole:
         msg = f"{uri} was changed: its digest is {run.digest}; choose another output."
         raise RunError(msg)
     return run
 
 
+def _is_sound(run: Run) -> bool:
+    """Tell whether every field of a run that was read is of its type and in its range."""
+    ends = [0]
+    for file in run.files:
+        sound = (
+            _is_count(file.num_rows)
+            and file.num_rows <= ROWS_PER_FILE
+            and file.first_row_id == ends[-1]
+            and _is_plain_name(file.name)
+        )
+        if not sound or not isinstance(file.sha256, str):
+            return False
+        ends.append(ends[-1] + file.num_rows)
+    StatisticOptions(**{name: run.options[name] for name in ("topk_fraction", "smoothing_sigma")})
+    columns = run.options["columns"]
+    return (
+        isinstance(run.model_id, str)
+        and isinstance(run.source, dict)
+        and isinstance(run.ignored, dict)
+        and _is_count(run.slice_size)
+        and run.slice_size > 0
+        and run.num_slices <= MAX_SLICES
+        and (columns is None or (isinstance(columns, list) and {*columns} <= {*OPTIONAL_COLUMNS}))
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_plain_name(name: object) -> bool:
+    return isinstance(name, str) and "/" not in name and name.startswith("rows-")
+
+
 @functools.lru_cache(maxsize=2)  # slices of one process follow one another, some to a file
-def _read_listed(uri: str, sha256: str) -> pa.Table:
+def _read_listed(uri: str, sha256: str, num_rows: int) -> pa.Table:
     content = read_bytes(uri)
     if hashlib.sha256(content).hexdigest() != sha256:
         msg = f"{uri} is not the file that the run was begun with (sha256 differs); choose another output."
         raise RunError(msg)
-    return pq.read_table(pa.BufferReader(content))
+    try:
+        table = parse_parquet(content, max_rows=num_rows)
+    except ValueError as error:
+        msg = f"{uri}: {error}; choose another output."
+        raise RunError(msg) from error
+    types = dict(zip(table.schema.names, table.schema.types, strict=True))
+    if len(table) != num_rows or any(types.get(field.name) != field.type for field in LISTING_SCHEMA):
+        msg = f"{uri} is no listing of {num_rows} images; choose another output."
+        raise RunError(msg)
+    return table
 
 
 def _digest(value: object) -> str:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feclip.archive.listing import MASK_COLUMN
+from feclip.archive.reading import read_decisions, read_scores
 from feclip.archive.run import Run, slice_name
 from feclip.calibration import Calibration, decide
 from feclip.config import OPTIONAL_COLUMNS
@@ -34,7 +35,6 @@ from feclip.data import (
     delete,
     fetch_and_decode,
     join_uri,
-    read_bytes,
     unpack_valid_pixels,
     write_bytes,
 )
@@ -54,8 +54,6 @@ __all__ = [
     "fetch_slice",
     "forget_decisions",
     "publish_slice",
-    "read_decisions",
-    "read_scores",
     "score_slice",
     "slices_with_errors",
 ]
@@ -287,26 +285,6 @@ def decide_slice(run: Run, index: int, *, calibration: Calibration) -> Tally:
     return _decide(run, table, where=where, calibration=calibration)
 
 
-def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a slice of the score table, or those of some columns that it has.
-
-    Raises:
-        RunError: If its rows are not those of the slice.
-        StorageError: If it cannot be read.
-    """
-    return _read(run, index, folder=run.scores_folder, columns=columns)
-
-
-def read_decisions(run: Run, index: int, *, calibration_id: str, columns: Sequence[str]) -> pa.Table:
-    """Return some columns of what one calibration decided on a slice, in the order of its rows.
-
-    Raises:
-        RunError: If its rows are not those of the slice.
-        StorageError: If it cannot be read.
-    """
-    return _read(run, index, folder=run.decisions_folder(calibration_id), columns=columns)
-
-
 def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None = None) -> Tally:
     """Read published slices back and prove that they hold each row once.
 
@@ -358,28 +336,6 @@ def encode_table(table: pa.Table) -> bytes:
 
 def _write(uri: str, table: pa.Table) -> None:
     write_bytes(uri, encode_table(table))
-
-
-def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None) -> pa.Table:
-    uri = join_uri(folder, slice_name(index))
-    wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
-    content = pa.BufferReader(read_bytes(uri))
-    try:
-        metadata = pq.read_metadata(content)
-        repeated = [name for name in ("model_id",) if name in (wanted or ()) and name in metadata.schema.names]
-        file = pq.ParquetFile(  # a dictionary keeps the one name of all rows once
-            content, metadata=metadata, page_checksum_verification=True, read_dictionary=repeated
-        )
-        there = set(file.schema_arrow.names)
-        table = file.read(columns=None if wanted is None else [name for name in wanted if name in there])
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        msg = f"{uri} is damaged ({type(error).__name__}); delete it and submit the job again."
-        raise RunError(msg) from error
-    rows = run.rows_of(index)
-    if not np.array_equal(table["row_id"].to_numpy(), np.arange(rows.start, rows.stop)):
-        msg = f"{uri} does not hold the rows of slice {index}; delete it and submit the job again."
-        raise RunError(msg)
-    return table
 
 
 def _count(column: pa.ChunkedArray) -> Counter[str]:

@@ -9,7 +9,7 @@ from feclip import __version__
 from feclip.archive.run import SUMMARY_FILE, Run
 from feclip.archive.slices import Tally
 from feclip.calibration import Calibration
-from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_json, read_bytes, write_bytes
 from feclip.errors import RunError
 
 __all__ = [
@@ -36,7 +36,7 @@ def finished_summary(run: Run, *, calibration: Calibration | None) -> dict[str, 
     if not exists(where):
         return None
     try:
-        summary = json.loads(read_bytes(where))
+        summary = parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES))
     except ValueError:
         return None
     if not isinstance(summary, dict):

@@ -1,6 +1,6 @@
 """Strict reading of a calibration's JSON: whatever is missing, unknown, of another type or out of range is named."""
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -121,7 +121,7 @@ class _Fields:
 
     def number(self, name: str, *, rule: str, holds: Callable[[float], bool]) -> float:
         value = self._found[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_finite(value):
             self.refuse(name, f"a finite number {rule}", value)
         assert isinstance(value, int | float)
         if not holds(float(value)):
@@ -237,7 +237,7 @@ def _interval(fields: _Fields) -> tuple[float, float]:
     if not (
         isinstance(ends, list)
         and len(ends) == len(("lower", "upper"))
-        and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        and all(map(_is_finite, ends))
         and 0 <= ends[0] <= ends[1] <= 1
     ):
         fields.refuse("rate_interval", "two numbers in [0, 1], ascending", ends)
@@ -276,6 +276,13 @@ def _check_levels(calibration: Calibration, fields: _Fields) -> None:
                 fields.refuse(path, "one for each percentile and variant asked for", levels)
             if decisive not in levels:
                 fields.refuse(path, f"complete: the decision reads {decisive[0]} ({decisive[1]})", levels)
+
+
+def _is_finite(value: object) -> bool:
+    """Tell whether a JSON value is a number that a float holds; a whole number may be larger than any."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )  # false for NaN too
 
 
 def _is_float32(value: float) -> bool:

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from feclip.cli.origins import origin_of
+from feclip.config import ENDLESS_TEXT, UNFIT_VALUES, holds_credentials, is_endless, prepare_parsing, unfit_reason
 from feclip.errors import ConfigError, FeclipError
 
 __all__ = ["build_parser", "parse_config", "run_job"]
@@ -74,7 +75,7 @@ def build_parser(config_class: type[Any], *, prog: str, about: str) -> ArgumentP
         prog: Name of the program in messages.
         about: Text above the flags in ``--help``; its layout is kept.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    prepare_parsing()
     words = [field for field in dataclasses.fields(config_class) if POSITIONAL in field.metadata]
     usage = " ".join([prog, *(f"{field.name} ..." for field in words), "[flags]"])  # the examples say more than a list
     parser = _OneLineParser(prog=prog, usage=usage, description=about, formatter_class=_Formatter)
@@ -110,13 +111,26 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
     parser = build_parser(config_class, prog=prog, about=about)
     assert isinstance(parser, _OneLineParser)
     parser.argv = sys.argv[1:] if argv is None else argv
-    values = parser.parse_args(list(parser.argv))
-    values.pop("config", None)
+    _check_words(parser, parser.argv)
     try:
+        values = parser.parse_args(list(parser.argv))
+        values.pop("config", None)
         config: dict[str, Any] = dict(vars(parser.instantiate(values)))
         return config_class(**config)
-    except ValueError as error:
-        parser.error(str(error))
+    except UNFIT_VALUES as error:
+        parser.error(unfit_reason(error))
+
+
+def _check_words(parser: ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse what must not be repeated, by a message or by --print_config: credentials, and endless references."""
+    flag = "the command line"
+    for word in argv:
+        flag = word.partition("=")[0] if word.startswith("-") else flag
+        if holds_credentials(word):
+            hint = "they come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            parser.error(f"{flag} must not hold credentials; {hint}")
+        if is_endless(word):
+            parser.error(f"{flag}: {ENDLESS_TEXT}.")
 
 
 def _accept_bare_flags(parser: ArgumentParser) -> None:

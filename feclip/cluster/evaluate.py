@@ -26,7 +26,16 @@ from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import mapped
 from feclip.config import EvaluateConfig, ScoreConfig, changed_fields
-from feclip.data import InputOptions, check_writable, exists, join_uri, read_bytes, write_bytes
+from feclip.data import (
+    MAX_JSON_BYTES,
+    InputOptions,
+    check_writable,
+    exists,
+    join_uri,
+    parse_json,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import FeclipError, RunError
 from feclip.evaluation import (
     PRESETS,
@@ -208,7 +217,7 @@ def _claimed(config: EvaluateConfig, *, identity: dict[str, Any]) -> str:
     where = join_uri(output, CLAIM_FILE)
     if exists(where):
         try:
-            changes = changed_fields(json.loads(read_bytes(where)), identity)
+            changes = changed_fields(parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES)), identity)
         except (ValueError, AttributeError) as error:
             msg = f"{where} is no record of an evaluation ({error}); choose another output."
             raise RunError(msg) from error

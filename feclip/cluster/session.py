@@ -53,7 +53,8 @@ def session(config: ClusterConfig) -> Iterator[None]:
                 logging_level=logging.WARNING,
             )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {error}"
+            told = " ".join(str(error).split())
+            msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {told}"
             raise RunError(msg) from error
         resources = ray.cluster_resources()
         logger.info(

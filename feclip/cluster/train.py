@@ -150,4 +150,4 @@ def _cause(error: ray.train.TrainingFailedError) -> str:
     causes = [getattr(failure, "cause", failure) for failure in failures]
     chosen = next((cause for cause in causes if isinstance(cause, FeclipError)), causes[0])
     text = str(chosen) if isinstance(chosen, FeclipError) else f"{type(chosen).__name__}: {chosen}"
-    return f"Training failed: {text}"
+    return f"Training failed: {' '.join(text.split())}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune.execution import class_cache  # it has no other door; Ray is pinned exactly
 
 from feclip.cluster.trial_hooks import EPOCH, Proposals, Watch, scheduler
 from feclip.config import SweepConfig, TuneConfig
@@ -50,6 +51,8 @@ TUNE_VARIABLES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt is an interrupt, not a sweep that ends well
 }
 
+KEYS_TUNE_WOULD_COPY = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+"""Tune copies them to its workers, and Ray's agents log that. A node has its own keys, as for every other job."""
 THREAD_PATIENCE = ("TUNE_FUNCTION_THREAD_TIMEOUT_S", "60")  # for a stopped trial to leave its worker to the next one
 
 
@@ -65,6 +68,7 @@ def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[
         RunError: If Tune fails, or ends before the trials do.
     """
     os.environ.update(TUNE_VARIABLES)
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEYS_TUNE_WOULD_COPY)
     logging.getLogger(TABLES_OF_TUNE).setLevel(logging.ERROR)
     assert config.num_trials is not None
     _reopen(config)

@@ -4,6 +4,7 @@ The dotted field names are the flags of the jobs, the keys of their YAML files, 
 bundle records. Values are checked where they are born, in ``__post_init__``.
 """
 
+from feclip.config.checks import holds_credentials
 from feclip.config.choices import (
     Comparison,
     Dataset,
@@ -31,6 +32,7 @@ from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
@@ -41,14 +43,17 @@ from feclip.config.scoring import (
     ScoreConfig,
     ScoringConfig,
 )
+from feclip.config.strict_yaml import is_endless, load_yaml
 from feclip.config.sweeps import SweepConfig, TuneConfig
 
 __all__ = [
     "DEMO_BACKBONE",
     "DEMO_DEFAULTS",
+    "ENDLESS_TEXT",
     "OPTIONAL_COLUMNS",
     "PRESET_NAMES",
     "SPEED_FIELDS",
+    "UNFIT_VALUES",
     "CalibrateConfig",
     "ClusterConfig",
     "Comparison",
@@ -90,5 +95,11 @@ __all__ = [
     "ValidRegion",
     "changed_fields",
     "flat_fields",
+    "holds_credentials",
+    "is_endless",
+    "load_yaml",
+    "parse_fields",
     "plain",
+    "prepare_parsing",
+    "unfit_reason",
 ]

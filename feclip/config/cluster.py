@@ -1,8 +1,9 @@
 """What a job asks of the cluster and of storage."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from feclip.config.checks import require
+from feclip.config.checks import require, require_uris
 
 __all__ = ["ClusterConfig"]
 
@@ -27,3 +28,18 @@ class ClusterConfig:
         require("cluster.max_failures", self.max_failures, rule="at least 0", holds=self.max_failures >= 0)
         patience = self.storage_patience
         require("cluster.storage_patience", patience, rule="at least 0", holds=0 <= patience < float("inf"))
+        if self.storage_endpoint is not None:
+            require_uris("cluster.", storage_endpoint=self.storage_endpoint)
+            _require_endpoint(self.storage_endpoint)
+
+
+def _require_endpoint(url: str) -> None:
+    """Refuse what is no plain URL of a server; a query could hold a secret, so the URL is not repeated."""
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in {"http", "https"} and parts.hostname and not parts.query and not parts.fragment
+    except ValueError:
+        plain = False
+    if not plain:
+        msg = "cluster.storage_endpoint must be the URL of a server, http(s)://host:port, without a query."
+        raise ValueError(msg)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from feclip.config.checks import require, require_member, require_texts
+from feclip.config.checks import require, require_member, require_seed, require_texts, require_uris
 from feclip.config.choices import Comparison, Dataset, EvaluatedSplit, Layout
 from feclip.config.cluster import ClusterConfig
 from feclip.config.finetuning import DataConfig
@@ -36,10 +36,11 @@ class EvaluationDataConfig:
     """Threads that read and decode images, per task that looks at them."""
 
     def __post_init__(self) -> None:
+        require_uris("data.", root=self.root, manifest=self.manifest)
         require_member("data.layout", self.layout, Layout)
         require("data.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
         if self.seed is not None:
-            require("data.seed", self.seed, rule="at least 0", holds=self.seed >= 0)
+            require_seed("data.seed", self.seed)
         if self.fractions is not None:
             DataConfig(fractions=self.fractions)
         if self.root is None and self.manifest is None:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from feclip.config.checks import require, require_member
+from feclip.config.checks import require, require_member, require_seed, require_uris
 from feclip.config.choices import JpegDecoding, Precision, PrefixCache, Protocol, Resize, ValidRegion
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names, Shares
@@ -44,6 +44,7 @@ class DataConfig:
     """Threads that read and decode images, per training worker."""
 
     def __post_init__(self) -> None:
+        require_uris("data.", root=self.root, manifest=self.manifest)
         require_member("data.resize", self.resize, Resize)
         require_member("data.valid_region", self.valid_region, ValidRegion)
         require_member("data.jpeg_decoding", self.jpeg_decoding, JpegDecoding)
@@ -121,6 +122,7 @@ class OptimConfig:
         require_member("optim.precision", self.precision, Precision)
         require_member("optim.prefix_cache", self.prefix_cache, PrefixCache)
         folder = self.prefix_cache_folder
+        require_uris("optim.", prefix_cache_folder=folder)
         if self.prefix_cache is PrefixCache.disk and (folder is None or not folder.strip() or "://" in folder):
             msg = f"optim.prefix_cache_folder must be a local folder where optim.prefix_cache is disk, got {folder!r}."
             raise ValueError(msg)
@@ -149,8 +151,9 @@ class FinetuneConfig:
         if not self.output.strip():
             msg = "output must not be empty: a folder or an s3:// prefix for the bundle."
             raise ValueError(msg)
+        require_uris("", output=self.output)
         object.__setattr__(self, "model", self.model.settled())  # a run, its resumption and its bundle say the same
-        require("seed", self.seed, rule="at least 0", holds=self.seed >= 0)
+        require_seed("seed", self.seed)
         if self.optim.epochs and self.data.root is None and self.data.manifest is None:
             msg = "data.root or data.manifest is required: an MVTec folder, or a Parquet or CSV table of images."
             raise ValueError(msg)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
-from feclip.config.checks import require, require_member
+from feclip.config.checks import require, require_member, require_seed, require_uris
 from feclip.config.choices import LfsStatistic, PaddingMode
 from feclip.config.lists import Indices
 
@@ -16,6 +16,12 @@ DEMO_BACKBONE = "feclip-demo"
 
 
 DEMO_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "shipped", "image_size": 112})
+
+
+MAX_IMAGE_SIZE = 4096  # pixels; beyond it attention over all tokens fits no GPU
+MAX_TOKENS = 63  # of a window's or a kernel's side
+MAX_TAPS = 256
+MAX_TEXT = 4096  # characters of a name or a path
 
 
 PAPER_DEFAULTS: Mapping[str, Any] = MappingProxyType({"pretrained": "openai", "image_size": 336})
@@ -62,24 +68,34 @@ class ModelConfig:
     """Whether the LFS adapter acts."""
 
     def __post_init__(self) -> None:
-        if self.image_size is not None:
-            require("model.image_size", self.image_size, rule="at least 1", holds=self.image_size >= 1)
-        for name in ("num_taps", "ffe_window_size", "lfs_window_size"):
-            require(f"model.{name}", getattr(self, name), rule="at least 1", holds=getattr(self, name) >= 1)
+        for name, least, most in (
+            ("image_size", 1, MAX_IMAGE_SIZE),
+            ("num_taps", 1, MAX_TAPS),
+            ("ffe_window_size", 1, MAX_TOKENS),
+            ("lfs_window_size", 1, MAX_TOKENS),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                rule = f"at least {least} and at most {most}"
+                require(f"model.{name}", value, rule=rule, holds=least <= value <= most)
         require(
             "model.lfs_kernel_size",
             self.lfs_kernel_size,
-            rule="odd and at least 1",
-            holds=self.lfs_kernel_size >= 1 and self.lfs_kernel_size % 2 == 1,
+            rule=f"odd, at least 1 and at most {MAX_TOKENS}",
+            holds=1 <= self.lfs_kernel_size <= MAX_TOKENS and self.lfs_kernel_size % 2 == 1,
         )
         require("model.fusion_weight", self.fusion_weight, rule="in [0, 1]", holds=0 <= self.fusion_weight <= 1)
         require("model.temperature", self.temperature, rule="above 0", holds=self.temperature > 0)
-        require("model.init_seed", self.init_seed, rule="at least 0", holds=self.init_seed >= 0)
+        require_seed("model.init_seed", self.init_seed)
+        require_uris("model.", pretrained=self.pretrained)
         require_member("model.lfs_statistic", self.lfs_statistic, LfsStatistic)
         require_member("model.padding", self.padding, PaddingMode)
         for name in ("backbone", "pretrained", "noun"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 msg = f"model.{name} must not be empty."
+                raise ValueError(msg)
+            if getattr(self, name) is not None and len(getattr(self, name)) > MAX_TEXT:
+                msg = f"model.{name} must have at most {MAX_TEXT} characters."
                 raise ValueError(msg)
         if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
             msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from feclip.calibration import CalibrationOptions, Rule, StatisticOptions, Variant
-from feclip.config.checks import require, require_member, require_texts
+from feclip.config.checks import require, require_member, require_texts, require_uris
 from feclip.config.choices import JpegDecoder, Precision
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names
@@ -157,6 +157,7 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         require_texts(bundle=self.bundle, output=self.output)
+        require_uris("", archive=self.archive, manifest=self.manifest)
         if self.plan and self.score.jpeg_decoder is JpegDecoder.nvjpeg:
             msg = "--plan measures decoding on cores: plan with score.jpeg_decoder=pillow."
             raise ValueError(msg)
@@ -200,6 +201,7 @@ class CalibrateConfig:
 
     def __post_init__(self) -> None:
         require_texts(bundle=self.bundle, normals=self.normals, output=self.output)
+        require_uris("", root=self.root)
         if self.root is not None and not self.normals_are_manifest:
             msg = "root is what relative paths of a manifest start from, and normals names no .csv or .parquet file."
             raise ValueError(msg)

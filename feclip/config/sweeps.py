@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from feclip.config.checks import require, require_member, require_texts
+from feclip.config.checks import require, require_member, require_seed, require_texts, require_uris
 from feclip.config.choices import Protocol, SearchMethod, TrialScheduling
 from feclip.config.cluster import ClusterConfig
 from feclip.config.finetuning import DataConfig, FinetuneConfig, LossConfig, OptimConfig
@@ -89,6 +89,8 @@ class TuneConfig:
 
     def __post_init__(self) -> None:
         require_texts(output=self.output)
+        require_uris("", space=self.space)
+        require_seed("seed", self.seed)
         if self.num_trials is None and not self.resume:
             object.__setattr__(self, "num_trials", USUAL_TRIALS)
         if self.num_trials is not None:

@@ -1,5 +1,6 @@
 """Images in: storage, decoding, letterbox and valid masks, layouts, manifests, splits and the leakage check."""
 
+from feclip.data.boundary import Boundary
 from feclip.data.dataset import (
     Batch,
     LabelledImages,
@@ -10,7 +11,15 @@ from feclip.data.dataset import (
     read_image_mask,
     read_valid_mask,
 )
-from feclip.data.decode import IMAGE_SUFFIXES, MAX_PIXELS, decode_image, decode_mask, pixel_digest, sha256
+from feclip.data.decode import (
+    IMAGE_SUFFIXES,
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    decode_image,
+    decode_mask,
+    pixel_digest,
+    sha256,
+)
 from feclip.data.fetch import FetchedImage, decode_fetched, fetch_and_decode
 from feclip.data.gpu_decode import GpuDecoder, SourceSize, UndecodedJpeg, require_gpu_decoding, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
@@ -21,14 +30,17 @@ from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squ
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
+from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, parse_parquet
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.storage import (
+    MAX_READ_BYTES,
     STORAGE_PATIENCE_VARIABLE,
     FileEntry,
     FolderEntry,
     StorageForbiddenError,
     StorageMissingError,
+    StorageTooLargeError,
     absolute_uri,
     check_writable,
     delete,
@@ -38,21 +50,29 @@ from feclip.data.storage import (
     join_uri,
     list_children,
     list_files,
+    local_path,
     read_bytes,
     write_bytes,
 )
+from feclip.data.strict_json import MAX_JSON_BYTES, parse_json
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 
 __all__ = [
+    "DAMAGED_PARQUET",
     "IMAGE_SUFFIXES",
     "INSPECTION_SCHEMA",
     "LAYOUTS",
     "MANIFEST_SCHEMA",
+    "MAX_FILE_BYTES",
+    "MAX_JSON_BYTES",
     "MAX_PIXELS",
+    "MAX_READ_BYTES",
+    "PARQUET_BATCH_ROWS",
     "SAME_PICTURE",
     "STORAGE_PATIENCE_VARIABLE",
     "THUMBNAIL_BYTES",
     "Batch",
+    "Boundary",
     "FetchedImage",
     "FileEntry",
     "FolderEntry",
@@ -69,6 +89,7 @@ __all__ = [
     "Split",
     "StorageForbiddenError",
     "StorageMissingError",
+    "StorageTooLargeError",
     "UndecodedJpeg",
     "ValidBox",
     "absolute_uri",
@@ -91,10 +112,13 @@ __all__ = [
     "letterbox",
     "list_children",
     "list_files",
+    "local_path",
     "nearest_thumbnails",
     "overlap_check",
     "pack_valid_pixels",
+    "parse_json",
     "parse_padding_color",
+    "parse_parquet",
     "pixel_digest",
     "prefetched",
     "prefetched_batches",

@@ -9,6 +9,8 @@ import struct
 import time
 from typing import Any
 
+from feclip.data.strict_json import parse_json
+
 __all__ = ["ConnectionEndedError", "FrameError", "receive_frame", "send_frame"]
 
 _LENGTHS = struct.Struct("!IQ")
@@ -69,10 +71,13 @@ def receive_frame(
         raise FrameError(msg)
     text = _receive(connection, header_bytes, deadline=deadline)
     try:
-        header: dict[str, Any] = json.loads(text)
+        header = parse_json(text)
     except ValueError as error:
         msg = "the header is no JSON"
         raise FrameError(msg) from error
+    if not isinstance(header, dict):
+        msg = "the header is no JSON object"
+        raise FrameError(msg)
     return header, _receive(connection, body_bytes, deadline=deadline)
 
 

@@ -1,31 +1,61 @@
 """Files of a local or mounted file system: read, write whole or not at all, delete, walk."""
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from feclip.data._object_store import retrying
-from feclip.data._storage_errors import StorageMissingError, local_error
+from feclip.data._storage_errors import (
+    StorageForbiddenError,
+    StorageMissingError,
+    local_error,
+    too_large,
+)
 from feclip.errors import StorageError
 
 _T = TypeVar("_T")
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, *, max_bytes: int) -> bytes:
     """Read a file whole.
 
     Args:
         path: The file.
+        max_bytes: Largest file that is read.
 
     Returns:
         Its content.
 
     Raises:
-        StorageError: If it is absent, forbidden or no file.
+        StorageError: If it is absent, forbidden, too large or no file.
     """
-    return _attempt(path.read_bytes, path=path, action="read")
+    return _attempt(lambda: _read(path, max_bytes=max_bytes), path=path, action="read")
+
+
+def _read(path: Path, *, max_bytes: int) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would wait for its writer
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _no_file(path) from error
+        raise
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - of a descriptor
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_file(path)
+        if status.st_size > max_bytes:
+            raise too_large(path, num_bytes=status.st_size, max_bytes=max_bytes)
+        return file.read()
+
+
+def _no_file(path: Path) -> StorageForbiddenError:
+    return StorageForbiddenError(f"Cannot read {path}: it is a device, a pipe or a socket where a file is expected.")
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -53,36 +83,41 @@ def delete_file(path: Path) -> None:
     _attempt(lambda: path.unlink(missing_ok=True), path=path, action="delete")
 
 
-def children(folder: Path) -> Iterator[tuple[Path, int | None]]:
+def children(folder: Path, *, within: Path | None = None) -> Iterator[tuple[Path, int | None]]:
     """Walk through one level of a folder, in the order of names.
 
     Args:
         folder: The folder; an absent one holds nothing.
+        within: Folder, itself no link, that no link may lead out of; None follows every link.
 
     Yields:
         Path and size in bytes of each file, 0 where a link leads nowhere; None for the size of a folder.
 
     Raises:
-        StorageError: If the folder is a file or cannot be listed.
+        StorageError: If the folder is a file or cannot be listed, or a link leads out.
     """
     _refuse_file(folder)
     if folder.exists():
         for child in _attempt(lambda: sorted(folder.iterdir()), path=folder, action="list"):
+            _refuse_way_out(child, within=within)
             yield child, None if child.is_dir() else _size(child)
 
 
-def walk(folder: Path, *, ancestors: frozenset[tuple[int, int]] = frozenset()) -> Iterator[tuple[Path, int]]:
+def walk(
+    folder: Path, *, within: Path | None = None, ancestors: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[Path, int]]:
     """Walk through all files below a folder, in the order in which S3 sorts the same relative paths.
 
     Args:
         folder: Where to begin; an absent one holds nothing.
+        within: As for `children`.
         ancestors: Device and inode of the folders above, to notice links that run in a circle.
 
     Yields:
         Path and size in bytes of each file, 0 where a link leads nowhere.
 
     Raises:
-        StorageError: If the folder is a file, cannot be listed, or links back to one above it.
+        StorageError: If the folder is a file, cannot be listed, or links back to one above it, or a link leads out.
     """
     _refuse_file(folder)
     if not ancestors and not folder.exists():
@@ -97,10 +132,19 @@ def walk(folder: Path, *, ancestors: frozenset[tuple[int, int]] = frozenset()) -
         msg = f"Cannot list {folder}: it links back to a folder above it."
         raise StorageError(msg)
     for name in sorted(found):
+        _refuse_way_out(found[name], within=within)
         if name.endswith("/"):
-            yield from walk(found[name], ancestors=ancestors | {identity})
+            yield from walk(found[name], within=within, ancestors=ancestors | {identity})
         else:
             yield found[name], _size(found[name])
+
+
+def _refuse_way_out(path: Path, *, within: Path | None) -> None:
+    if within is not None and path.is_symlink() and not path.resolve().is_relative_to(within):
+        msg = (
+            f"Cannot list {path}: it is a link that leads out of {within}; copy what it leads to, or list that folder."
+        )
+        raise StorageError(msg)
 
 
 def _refuse_file(folder: Path) -> None:
@@ -120,6 +164,8 @@ def _size(path: Path) -> int:
 def _attempt(function: Callable[[], _T], *, path: Path, action: str) -> _T:
     try:
         return retrying()(function)
+    except StorageError:
+        raise
     except OSError as error:
         raise local_error(error, path=path, action=action) from error
 

@@ -24,7 +24,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from feclip.data._storage_errors import http_status, is_transient, object_error, plain_reason
+from feclip.data._storage_errors import http_status, is_transient, object_error, plain_reason, too_large
 from feclip.errors import StorageError
 
 STORAGE_PATIENCE_VARIABLE = "FECLIP_STORAGE_PATIENCE"
@@ -110,21 +110,25 @@ def _warn(state: RetryCallState) -> None:
     logger.warning("Storage keeps failing (%s) since %.0f s; trying again", reason, state.seconds_since_start or 0)
 
 
-def read_object(uri: str) -> bytes:
+def read_object(uri: str, *, max_bytes: int) -> bytes:
     """Read one object whole.
 
     Args:
         uri: ``s3://bucket/key``.
+        max_bytes: Largest object that is read.
 
     Returns:
         Its bytes.
 
     Raises:
-        StorageError: If it is absent, forbidden, or the store fails.
+        StorageError: If it is absent, forbidden, too large, or the store fails.
     """
 
     async def request(client: Any, bucket: str, key: str) -> bytes:  # noqa: ANN401 - botocore makes its clients at run time
         answer = await asyncio.wait_for(client.get_object(Bucket=bucket, Key=key), ANSWER_SECONDS)
+        if answer["ContentLength"] > max_bytes:
+            answer["Body"].close()
+            raise too_large(uri, num_bytes=answer["ContentLength"], max_bytes=max_bytes)
         try:
             async with answer["Body"] as body:
                 data: bytes = await body.read()

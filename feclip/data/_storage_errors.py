@@ -60,6 +60,15 @@ class StorageForbiddenError(StorageError):
     """The file or object may not be touched with the rights in use; the storage itself answered."""
 
 
+class StorageTooLargeError(StorageError):
+    """The file or object is larger than what may be read of it; nothing was."""
+
+
+def too_large(uri: object, *, num_bytes: int, max_bytes: int) -> StorageTooLargeError:
+    """Return the error of a file that is larger than what may be read."""
+    return StorageTooLargeError(f"Cannot read {uri}: {num_bytes} bytes are more than the {max_bytes} that are allowed.")
+
+
 def endpoint_name() -> str:
     """Name the object store in use, without any credentials that its URL may carry.
 

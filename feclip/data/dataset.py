@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from feclip.data.decode import decode_mask
+from feclip.data.decode import MAX_FILE_BYTES, decode_mask
 from feclip.data.letterbox import uniform_border
 from feclip.data.prepare import InputOptions
 from feclip.data.source_image import SourceImage
@@ -171,7 +171,7 @@ class LabelledImages:
         import torch  # noqa: PLC0415 - see docs/adr/0020
 
         uri = self._uris[index]
-        image = self.options.decode(read_bytes(uri), uri=uri)
+        image = self.options.decode(read_bytes(uri, max_bytes=MAX_FILE_BYTES), uri=uri)
         shape = image.height, image.width
         pixels, record = self.options.place(image)
         mask_uri = self._mask_uris[index]
@@ -236,7 +236,7 @@ def read_image_mask(
         DataError: If it cannot be decoded, has another size, or contradicts the label.
         StorageError: If it cannot be read.
     """
-    mask = decode_mask(read_bytes(mask_uri), uri=mask_uri)
+    mask = decode_mask(read_bytes(mask_uri, max_bytes=MAX_FILE_BYTES), uri=mask_uri)
     if mask.shape != image_shape[:2]:
         sizes = (
             f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image_uri} has {image_shape[1]} x {image_shape[0]}"

@@ -28,6 +28,7 @@ from feclip.data.source_image import JpegRegion, SourceImage, scale_jpeg
 __all__ = [
     "DAMAGE",
     "IMAGE_SUFFIXES",
+    "MAX_FILE_BYTES",
     "MAX_PIXELS",
     "decode_image",
     "decode_mask",
@@ -38,6 +39,8 @@ __all__ = [
 
 MAX_PIXELS = 89_478_485
 """Largest image that is decoded, in pixels: a quarter of a GiB as RGB, where Pillow begins to warn of a bomb."""
+MAX_FILE_BYTES = 512 << 20
+"""Largest file that is read: the largest image that is allowed, with three channels of 16 bits, not compressed."""
 IMAGE_SUFFIXES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Lower-case endings of the files that count as images in a folder layout."""
 

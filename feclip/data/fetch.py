@@ -11,18 +11,22 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from feclip.data.decode import sha256
+from feclip.data.decode import MAX_FILE_BYTES, sha256
 from feclip.data.gpu_decode import UndecodedJpeg, undecoded_jpeg
 from feclip.data.guarded_decode import GuardedDecoder
-from feclip.data.image_errors import ImageError, ImageErrorKind, one_line
+from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.prepare import PreparedImage
-from feclip.data.storage import StorageForbiddenError, StorageMissingError, absolute_uri, read_bytes
+from feclip.data.storage import (
+    StorageForbiddenError,
+    StorageMissingError,
+    StorageTooLargeError,
+    absolute_uri,
+    read_bytes,
+)
 from feclip.errors import StorageError
 
-__all__ = ["MAX_FILE_BYTES", "FetchedImage", "decode_fetched", "fetch_and_decode"]
+__all__ = ["FetchedImage", "decode_fetched", "fetch_and_decode"]
 
-MAX_FILE_BYTES = 512 << 20
-"""Largest file that is read: the largest image that is allowed, with three channels of 16 bits, not compressed."""
 _NAMELESS_ERRORS = (IsADirectoryError, NotADirectoryError)  # such a name leads to no file and never will
 
 
@@ -131,24 +135,24 @@ def _read_file(uri: str, *, size: int | None, max_file_bytes: int) -> bytes:
             msg = f"Cannot read {uri!r}: a name must not be empty or hold a NUL character."
             raise ImageError(msg, kind=ImageErrorKind.unreadable_name)
         _check_name(uri)
-        data = read_bytes(uri)
+        return read_bytes(uri, max_bytes=max_file_bytes)
+    except StorageTooLargeError as error:
+        raise ImageError(str(error), kind=ImageErrorKind.too_large) from error
     except StorageMissingError as error:
-        raise ImageError(one_line(str(error)), kind=ImageErrorKind.absent) from error
+        raise ImageError(str(error), kind=ImageErrorKind.absent) from error
     except StorageForbiddenError as error:
-        raise ImageError(one_line(str(error)), kind=ImageErrorKind.forbidden) from error
+        raise ImageError(str(error), kind=ImageErrorKind.forbidden) from error
     except StorageError as error:
         if _is_about_the_name(error.__cause__):
-            raise ImageError(one_line(str(error)), kind=ImageErrorKind.unreadable_name) from error
+            raise ImageError(str(error), kind=ImageErrorKind.unreadable_name) from error
         raise
-    _check_bytes(uri, num_bytes=len(data), max_file_bytes=max_file_bytes)
-    return data
 
 
 def _check_name(uri: str) -> None:
     try:
         absolute_uri(uri)
     except StorageError as error:  # another scheme, no bucket, credentials in the URI: so it will be for ever
-        raise ImageError(one_line(str(error)), kind=ImageErrorKind.unreadable_name) from error
+        raise ImageError(str(error), kind=ImageErrorKind.unreadable_name) from error
 
 
 def _read_mask(uri: str, *, max_file_bytes: int) -> bytes:
@@ -157,14 +161,14 @@ def _read_mask(uri: str, *, max_file_bytes: int) -> bytes:
     except ImageError as error:
         raise ImageError(str(error), kind=ImageErrorKind.unfit_mask) from error
     if not data:
-        msg = one_line(f"Cannot decode {uri}: the file is empty.")
+        msg = f"Cannot decode {uri}: the file is empty."
         raise ImageError(msg, kind=ImageErrorKind.unfit_mask)
     return data
 
 
 def _check_bytes(uri: str, *, num_bytes: int, max_file_bytes: int) -> None:
     if num_bytes > max_file_bytes:
-        msg = one_line(f"Cannot decode {uri}: {num_bytes} bytes are more than the {max_file_bytes} that are allowed.")
+        msg = f"Cannot decode {uri}: {num_bytes} bytes are more than the {max_file_bytes} that are allowed."
         raise ImageError(msg, kind=ImageErrorKind.too_large)
 
 

@@ -27,10 +27,10 @@ from typing import IO, Any, Self
 import numpy as np
 
 from feclip.data._frames import receive_frame, send_frame
-from feclip.data.image_errors import ImageError, ImageErrorKind, one_line
+from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.prepare import InputOptions, PreparedImage
 from feclip.data.valid_region import ValidBox
-from feclip.errors import RunError
+from feclip.errors import RunError, one_line
 
 __all__ = ["DECODE_SECONDS", "MEMORY_BYTES", "GuardedDecoder"]
 
@@ -116,7 +116,7 @@ class GuardedDecoder:
             try:
                 return self._ask(request, body)
             except _LostChildError as lost:
-                msg = one_line(f"Cannot decode {uri}: {lost}.")
+                msg = f"Cannot decode {uri}: {lost}."
                 raise ImageError(msg, kind=lost.kind) from lost
 
     def close(self) -> None:
@@ -160,7 +160,7 @@ class GuardedDecoder:
         if kind in _LOST:
             self._end()  # what it holds in memory is in doubt
             raise self._lost(kind, how=reply["error"])
-        raise ImageError(one_line(reply["error"]), kind=kind)
+        raise ImageError(reply["error"], kind=kind)
 
     def _lost(self, kind: ImageErrorKind, *, how: str = "") -> "_LostChildError":
         reasons = {

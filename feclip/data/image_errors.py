@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from feclip.errors import DataError
 
-__all__ = ["ImageError", "ImageErrorKind", "one_line"]
+__all__ = ["ImageError", "ImageErrorKind"]
 
 
 class ImageErrorKind(StrEnum):
@@ -52,19 +52,3 @@ class ImageError(DataError):
     def __init__(self, message: str, *, kind: ImageErrorKind = ImageErrorKind.damaged) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-def one_line(text: str) -> str:
-    r"""Escape what would break a line or a table: names of files may hold any character.
-
-    Args:
-        text: A message.
-
-    Returns:
-        The same, with control characters, line separators and lone surrogates written as escapes.
-
-    Example:
-        >>> print(one_line("Cannot read a\nb  c.png"))
-        Cannot read a\nb  c.png
-    """
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 
 from feclip.data.dataset import read_image_mask, read_valid_mask
-from feclip.data.decode import decode_image, pixel_digest, sha256
+from feclip.data.decode import MAX_FILE_BYTES, decode_image, pixel_digest, sha256
 from feclip.data.near_duplicates import THUMBNAIL_BYTES, thumbnail
-from feclip.data.storage import StorageForbiddenError, StorageMissingError, read_bytes
+from feclip.data.storage import StorageForbiddenError, StorageMissingError, StorageTooLargeError, read_bytes
 from feclip.errors import DataError
 
 __all__ = ["INSPECTION_SCHEMA", "inspect_rows"]
@@ -59,7 +59,7 @@ def inspect_rows(table: pa.Table, *, num_threads: int) -> pa.Table:
 def _inspected(row: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
-        data = read_bytes(row["uri"])
+        data = read_bytes(row["uri"], max_bytes=MAX_FILE_BYTES)
         found["sha256"] = sha256(data)
         if row["sha256"] is not None and row["sha256"].lower() != found["sha256"]:
             found["error"] = f"{row['uri']} is not the file that the manifest names: its sha256 differs."
@@ -72,6 +72,6 @@ def _inspected(row: Mapping[str, Any]) -> dict[str, Any]:
             found["mask_digest"] = pixel_digest(mask)
         if row["valid_mask_uri"] is not None:
             read_valid_mask(row["valid_mask_uri"], image_uri=row["uri"], image_shape=image.shape)
-    except (DataError, StorageMissingError, StorageForbiddenError) as error:
+    except (DataError, StorageMissingError, StorageForbiddenError, StorageTooLargeError) as error:
         found["error"] = str(error)
     return found

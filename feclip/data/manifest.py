@@ -13,8 +13,10 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feclip.data.storage import absolute_uri, is_local, join_uri, read_bytes
-from feclip.errors import DataError
+from feclip.data.boundary import Boundary
+from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS
+from feclip.data.storage import absolute_uri, is_local, read_bytes
+from feclip.errors import DataError, StorageError
 
 __all__ = ["MANIFEST_SCHEMA", "build_manifest", "read_manifest"]
 
@@ -36,6 +38,9 @@ MANIFEST_SCHEMA = pa.schema(
 )
 """Columns that every manifest has; unknown values are null. Further columns and the path's partitions are strings."""
 
+MAX_ROWS = 5_000_000
+"""Most images of a labelled manifest, of which each becomes a row in the memory of the driver."""
+MAX_MANIFEST_BYTES = 2 << 30
 _URI_COLUMNS = {"uri": "path", "mask_uri": "mask_path", "valid_mask_uri": "valid_mask_path"}  # column: other name
 _COMPUTED = {*_URI_COLUMNS, *_URI_COLUMNS.values(), "has_mask"}  # no partition of a path may bear these names
 _LABELS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
@@ -52,7 +57,8 @@ def read_manifest(uri: str, *, root: str | None = None) -> pa.Table:
 
     Args:
         uri: Parquet or CSV file, told apart by their content.
-        root: Folder of relative paths; None for the manifest's own.
+        root: Folder of relative paths, which no absolute one may lie outside of then; None for the manifest's own
+            folder, and absolute paths that lie anywhere.
 
     Returns:
         Table of `MANIFEST_SCHEMA` and further columns, in the file's order.
@@ -62,18 +68,20 @@ def read_manifest(uri: str, *, root: str | None = None) -> pa.Table:
         StorageError: If the file cannot be read.
     """
     uri = absolute_uri(uri)
-    data = read_bytes(uri)
+    data = read_bytes(uri, max_bytes=MAX_MANIFEST_BYTES)
     rows = _parquet_rows(data, uri=uri) if data[:4] == b"PAR1" else _csv_rows(data, uri=uri)
-    return build_manifest(rows, root=root or uri.rpartition("/")[0], source=uri)
+    folder = uri.rpartition("/")[0] or "/"
+    return build_manifest(rows, root=folder if root is None else root, source=uri, bounded=root is not None)
 
 
-def build_manifest(rows: Sequence[Mapping[str, Any]], *, root: str, source: str) -> pa.Table:
+def build_manifest(rows: Sequence[Mapping[str, Any]], *, root: str, source: str, bounded: bool = True) -> pa.Table:
     """Check rows and make them a manifest.
 
     Args:
         rows: One mapping for each image, column to value; None and empty text are unknown.
-        root: Folder of relative paths.
+        root: Folder of relative paths, which they cannot leave, by no link either.
         source: Where the rows come from, for messages.
+        bounded: Whether absolute paths must lie in the root too.
 
     Returns:
         Table of `MANIFEST_SCHEMA` and further columns, in the order of the rows.
@@ -91,8 +99,10 @@ def build_manifest(rows: Sequence[Mapping[str, Any]], *, root: str, source: str)
         msg = f"{source} holds no images."
         raise DataError(msg)
     root = absolute_uri(root)
+    boundary = Boundary(root, binds_absolute=bounded)
     checked = [
-        _checked_row(row, root=root, where=f"{source}, row {number}") for number, row in enumerate(rows, start=1)
+        _checked_row(row, root=root, boundary=boundary, where=f"{source}, row {number}")
+        for number, row in enumerate(rows, start=1)
     ]
     _check_unique(checked, source=source)
     with_masks = {row["category"] for row in checked if row["mask_uri"] is not None}
@@ -125,13 +135,22 @@ def _csv_rows(data: bytes, *, uri: str) -> list[dict[str, Any]]:
 
 def _parquet_rows(data: bytes, *, uri: str) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        msg = f"{uri} is a damaged or incomplete Parquet file."
-        raise DataError(msg) from error
-    _check_heading(table.column_names, uri=uri)
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        names, num_rows = file.schema_arrow.names, file.metadata.num_rows
+    except DAMAGED_PARQUET as error:
+        raise DataError(_damaged(uri)) from error
+    _check_heading(names, uri=uri)
+    if num_rows > MAX_ROWS:
+        msg = f"{uri} holds {num_rows} rows; a labelled manifest has at most {MAX_ROWS}."
+        raise DataError(msg)
+    try:
+        return [row for batch in file.iter_batches(PARQUET_BATCH_ROWS) for row in batch.to_pylist()]
+    except DAMAGED_PARQUET as error:
+        raise DataError(_damaged(uri)) from error
+
+
+def _damaged(uri: str) -> str:
+    return f"{uri} is a damaged or incomplete Parquet file."
 
 
 def _check_heading(names: Sequence[str], *, uri: str) -> None:
@@ -144,13 +163,32 @@ def _check_heading(names: Sequence[str], *, uri: str) -> None:
         raise DataError(msg)
 
 
-def _checked_row(row: Mapping[str, Any], *, root: str, where: str) -> dict[str, Any]:
-    known = {name: _text(value) for name, value in row.items()}
+def _resolved(given: str | None, *, boundary: Boundary, where: str) -> str | None:
+    if given is None:
+        return None
+    if "\0" in given:
+        msg = f"{where}: {given!r} must not hold a NUL character."
+        raise DataError(msg)
+    uri = boundary.resolve(given, where=where)
+    try:
+        absolute = absolute_uri(uri)
+        absolute.encode()
+    except StorageError as error:
+        msg = f"{where}: {error}"
+        raise DataError(msg) from error
+    except UnicodeEncodeError as error:
+        msg = f"{where}: the name of {given!r} is no UTF-8; rename the file."
+        raise DataError(msg) from error
+    return absolute
+
+
+def _checked_row(row: Mapping[str, Any], *, root: str, boundary: Boundary, where: str) -> dict[str, Any]:
+    known = {name: _text(value, name=name, where=where) for name, value in row.items()}
     path = known.pop("path", None)
     checked: dict[str, Any] = dict.fromkeys(MANIFEST_SCHEMA.names)
     for column, other_name in _URI_COLUMNS.items():
         given = known.pop(column, None) or (path if column == "uri" else known.pop(other_name, None))
-        checked[column] = _resolved(given, root=root, where=where)
+        checked[column] = _resolved(given, boundary=boundary, where=where)
         known.pop(other_name, None)
     if checked["uri"] is None:
         msg = f"{where}: there is no uri or path."
@@ -171,9 +209,12 @@ def _checked_row(row: Mapping[str, Any], *, root: str, where: str) -> dict[str, 
     return checked
 
 
-def _text(value: object) -> str | None:
+def _text(value: object, *, name: str, where: str) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, bytes | list | dict):
+        msg = f"{where}: {name} must be text, got {type(value).__name__}."
+        raise DataError(msg)
     return str(value) or None
 
 
@@ -185,17 +226,6 @@ def _label(value: str | None, *, where: str) -> int | None:
         msg = f"{where}: label must be 0 (normal) or 1 (anomalous), got {value!r}."
         raise DataError(msg)
     return label
-
-
-def _resolved(given: str | None, *, root: str, where: str) -> str | None:
-    if given is None:
-        return None
-    if "\0" in given or ".." in given.split("/"):
-        msg = f"{where}: {given!r} must not hold '..' or a NUL character."
-        raise DataError(msg)
-    if given.startswith("/") or "://" in given:
-        return absolute_uri(given)
-    return join_uri(root, given)
 
 
 def _relative(uri: str, *, root: str) -> str:

@@ -87,7 +87,7 @@ def _list(root: str, *, normal: str) -> _Listing:
         msg = f"The data root {root} does not exist or is no folder."
         raise DataError(msg)
     listing = _Listing()
-    for entry in list_files(root):
+    for entry in list_files(root, within=root):
         path = PurePosixPath(entry.uri[len(root.rstrip("/")) + 1 :])
         if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
             listing.others.append(path)

@@ -14,15 +14,17 @@ from urllib.parse import unquote, urlsplit
 
 from feclip.data import _local_files, _object_store
 from feclip.data._object_store import STORAGE_PATIENCE_VARIABLE
-from feclip.data._storage_errors import StorageForbiddenError, StorageMissingError
+from feclip.data._storage_errors import StorageForbiddenError, StorageMissingError, StorageTooLargeError
 from feclip.errors import StorageError
 
 __all__ = [
+    "MAX_READ_BYTES",
     "STORAGE_PATIENCE_VARIABLE",
     "FileEntry",
     "FolderEntry",
     "StorageForbiddenError",
     "StorageMissingError",
+    "StorageTooLargeError",
     "absolute_uri",
     "check_writable",
     "delete",
@@ -32,11 +34,15 @@ __all__ = [
     "join_uri",
     "list_children",
     "list_files",
+    "local_path",
     "read_bytes",
     "write_bytes",
 ]
 
+MAX_READ_BYTES = 4 << 30
+"""Largest file that is read where nothing smaller is asked for."""
 _S3 = "s3://"
+_FILE = "file://"
 
 
 class FileEntry(NamedTuple):
@@ -99,7 +105,11 @@ def absolute_uri(path_or_uri: str) -> str:
         ('/data/bundle', 's3://plant/bundle')
     """
     if is_local(path_or_uri):
-        return os.path.normpath(_path(path_or_uri).expanduser().absolute())
+        try:
+            return os.path.normpath(_path(path_or_uri).expanduser().absolute())
+        except RuntimeError as error:  # ~ of a user that this machine does not know
+            msg = f"{path_or_uri!r} begins with ~ and names no user of this machine; write the folder out."
+            raise StorageError(msg) from error
     _object_store.split_uri(path_or_uri)
     return path_or_uri
 
@@ -129,23 +139,41 @@ def join_uri(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/") or "", *(piece for piece in pieces if piece)])
 
 
-def read_bytes(uri: str) -> bytes:
+def local_path(uri: str) -> str:
+    """Return the path that a local URI names.
+
+    Args:
+        uri: Local path, or ``file://`` URI.
+
+    Raises:
+        StorageError: If it names a file of another machine, or holds a NUL character.
+
+    Example:
+        >>> local_path("file:///data/a%20b.png")
+        '/data/a b.png'
+    """
+    return str(_path(uri))
+
+
+def read_bytes(uri: str, *, max_bytes: int = MAX_READ_BYTES) -> bytes:
     """Read a file whole.
 
     Args:
         uri: Path or URI.
+        max_bytes: Largest file that is read; a larger one is not touched.
 
     Returns:
         Its content.
 
     Raises:
         StorageMissingError: If it does not exist.
-        StorageForbiddenError: If it may not be read.
+        StorageForbiddenError: If it may not be read, or is a device, a pipe or a socket.
+        StorageTooLargeError: If it is larger.
         StorageError: If storage cannot be reached or keeps failing.
     """
     if is_local(uri):
-        return _local_files.read_file(_path(uri))
-    return _object_store.read_object(uri)
+        return _local_files.read_file(_path(uri), max_bytes=max_bytes)
+    return _object_store.read_object(uri, max_bytes=max_bytes)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -213,22 +241,23 @@ def delete(uri: str) -> None:
         _object_store.delete_object(uri)
 
 
-def list_files(uri: str) -> Iterator[FileEntry]:
+def list_files(uri: str, *, within: str | None = None) -> Iterator[FileEntry]:
     """Walk through all files below a folder, at any depth, in the order of their names.
 
     The order is that of the relative paths as S3 sorts keys, the same for a local copy. Objects come page by page.
 
     Args:
         uri: Folder. A missing one holds nothing: object storage has no folders of its own.
+        within: Folder that no link may lead out of; None follows every link.
 
     Yields:
         One entry for each file.
 
     Raises:
-        StorageError: If the place is a file, links run in a circle, or storage cannot be listed.
+        StorageError: If the place is a file, links run in a circle or lead out, or storage cannot be listed.
     """
     if is_local(uri):
-        for path, size in _local_files.walk(_path(uri)):
+        for path, size in _local_files.walk(_path(uri), within=_real(within)):
             yield FileEntry(str(path), size, None)
         return
     bucket, _ = _object_store.split_uri(uri)
@@ -247,21 +276,22 @@ def _refuse_object(uri: str, *, bucket: str) -> None:
         raise StorageError(msg)
 
 
-def list_children(uri: str) -> Iterator[FileEntry | FolderEntry]:
+def list_children(uri: str, *, within: str | None = None) -> Iterator[FileEntry | FolderEntry]:
     """List one level of a folder; objects come page by page.
 
     Args:
         uri: Folder. A missing one holds nothing.
+        within: As for `list_files`.
 
     Yields:
         One entry for each file and each folder directly there. A marker of the folder itself, which some browsers of
         object storage write, is no file.
 
     Raises:
-        StorageError: If the place is a file, or storage cannot be listed.
+        StorageError: If the place is a file, a link leads out, or storage cannot be listed.
     """
     if is_local(uri):
-        for path, size in _local_files.children(_path(uri)):
+        for path, size in _local_files.children(_path(uri), within=_real(within)):
             yield FolderEntry(str(path)) if size is None else FileEntry(str(path), size, None)
         return
     bucket, _ = _object_store.split_uri(uri)
@@ -307,5 +337,20 @@ def _check_no_object_above(uri: str) -> None:
             raise StorageError(msg)
 
 
+def _real(within: str | None) -> Path | None:
+    return None if within is None else _path(within).resolve()
+
+
 def _path(uri: str) -> Path:
-    return Path(unquote(urlsplit(uri).path, errors="surrogateescape")) if uri.startswith("file://") else Path(uri)
+    if not uri.startswith(_FILE):
+        return Path(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        msg = f"{uri!r} is no file:// URI; write file:///path."
+        raise StorageError(msg) from error
+    path = unquote(parts.path, errors="surrogateescape")
+    if parts.netloc not in {"", "localhost"} or "\0" in path:
+        msg = f"{uri!r} names no file of this machine; write file:///path."
+        raise StorageError(msg)
+    return Path(path)

@@ -76,14 +76,15 @@ def unpack_valid_pixels(box: tuple[int, int, int, int], bits: bytes | None, *, i
     if bits is None:
         valid[top : top + height, left : left + width] = True
         return valid
+    size = (height * width + 7) // 8
+    decompressor = zlib.decompressobj()
     try:
-        packed = np.frombuffer(zlib.decompress(bits), np.uint8)
-        content = np.unpackbits(packed, count=height * width).reshape(height, width)
-        whole = packed.size == (height * width + 7) // 8
-    except (ValueError, zlib.error):
-        whole = False
-    if not whole:
+        packed = np.frombuffer(decompressor.decompress(bits, size + 1), np.uint8)  # a bomb ends here
+    except zlib.error:
+        packed = np.zeros(0, np.uint8)
+    if packed.size != size or not decompressor.eof or decompressor.unused_data:
         msg = f"the valid mask does not hold the {height} x {width} bits of its box."
         raise ValueError(msg)
+    content = np.unpackbits(packed, count=height * width).reshape(height, width)
     valid[top : top + height, left : left + width] = content
     return valid

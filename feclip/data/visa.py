@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from feclip.data.manifest import build_manifest
+from feclip.data.manifest import MAX_MANIFEST_BYTES, build_manifest
 from feclip.data.storage import absolute_uri, exists, join_uri, read_bytes
 from feclip.errors import DataError
 
@@ -43,7 +43,7 @@ def read_visa(root: str, categories: Sequence[str] | None = None) -> pa.Table:
     if not exists(where):
         msg = f"{root} is not in VisA's layout: it has no {VISA_TABLE}."
         raise DataError(msg)
-    rows = [_row(row, root=root, where=f"{where}, row {number}") for number, row in enumerate(_lines(where), start=1)]
+    rows = [_row(row, where=f"{where}, row {number}") for number, row in enumerate(_lines(where), start=1)]
     available = sorted({row["category"] for row in rows})
     missing = [name for name in categories or () if name not in available]
     if missing:
@@ -55,7 +55,8 @@ def read_visa(root: str, categories: Sequence[str] | None = None) -> pa.Table:
 
 def _lines(where: str) -> list[dict[str, str]]:
     try:
-        lines = csv.DictReader(io.StringIO(read_bytes(where).decode("utf-8-sig"), newline=""), strict=True)
+        text = read_bytes(where, max_bytes=MAX_MANIFEST_BYTES).decode("utf-8-sig")
+        lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         names = [name.strip() for name in lines.fieldnames or ()]
         lines.fieldnames = names
         rows = list(lines)
@@ -69,7 +70,7 @@ def _lines(where: str) -> list[dict[str, str]]:
     return rows
 
 
-def _row(row: dict[str, str], *, root: str, where: str) -> dict[str, Any]:
+def _row(row: dict[str, str], *, where: str) -> dict[str, Any]:
     values = {name: (row[name] or "").strip() for name in COLUMNS}
     for name, known in (("label", tuple(_LABELS)), ("split", _SUBSETS)):
         if values[name] not in known:
@@ -82,7 +83,7 @@ def _row(row: dict[str, str], *, root: str, where: str) -> dict[str, Any]:
     return {
         "path": values["image"],
         "label": label,
-        "mask_uri": join_uri(root, values["mask"]) if values["mask"] else None,
+        "mask_path": values["mask"] or None,
         "category": values["object"],
         "defect_type": "anomaly" if label else "good",
         "subset": values["split"],

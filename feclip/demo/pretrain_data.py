@@ -87,13 +87,13 @@ def load_pool(config: PoolConfig, *, cache: Path | None = None) -> Pool:
         if found != described:
             msg = f"cache {cache} holds other pairs: {found}; wanted {described}."
             raise ValueError(msg)
-        arrays = {name: np.load(cache / f"{name}.npy") for name in ("flawless", "damaged", "masks")}
+        arrays = {name: np.load(cache / f"{name}.npy", allow_pickle=False) for name in ("flawless", "damaged", "masks")}
         return Pool(**arrays, families=_families(config))
     pool = _draw_pool(config)
     if cache is not None:
         cache.mkdir(parents=True, exist_ok=True)
         for name in ("flawless", "damaged", "masks"):
-            np.save(cache / f"{name}.npy", getattr(pool, name))
+            np.save(cache / f"{name}.npy", getattr(pool, name), allow_pickle=False)
         (cache / "config.json").write_text(described)
     return pool
 

@@ -1,5 +1,6 @@
 """An evaluation for people: Markdown with a table of images, of pixels, of decisions, and the paper beside it."""
 
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -49,6 +50,8 @@ COMPARED: Mapping[str, str] = MappingProxyType(
     }
 )
 MARK = "†"
+_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "|`[]*\\"}
+_CODE_MARKS = str.maketrans("`|", "'/")
 PAPER_BACKBONE, PAPER_SIZE, PAPER_RUNS = "ViT-L-14-336", 336, 5
 
 
@@ -77,7 +80,11 @@ def _aligned(lines: list[str]) -> list[str]:
     """Return the lines of a table with columns of one width; other lines as they are."""
     if not lines or not lines[0].startswith("|"):
         return lines
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+    rows = [
+        [html.unescape(cell.strip()) for cell in line.strip("|").split("|")]
+        for line in lines
+        if not line.startswith("|---")
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
@@ -85,7 +92,7 @@ def _aligned(lines: list[str]) -> list[str]:
 def _head(evaluation: Evaluation) -> Iterator[str]:
     for judgement in evaluation.judgements:
         thresholds = f", thresholds {judgement.calibration_id[:12]}" if judgement.calibration_id else ""
-        yield f"- bundle: `{judgement.bundle}` (model_id {judgement.model_id[:12]}{thresholds})"
+        yield f"- bundle: {_code(judgement.bundle)} (model_id {judgement.model_id[:12]}{thresholds})"
         yield f"- preset: {judgement.preset_text}"
         mean = judgement.mean
         yield (
@@ -97,7 +104,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
                 f"- **{MARK} {judgement.num_trained_images} of {mean.num_images} images trained, selected or "
                 "calibrated this bundle: no number below says what it is worth on others**"
             )
-    yield f"- data: `{evaluation.source}`"
+    yield f"- data: {_code(evaluation.source)}"
     yield f"- split: {_split_text(evaluation)}"
     yield from (f"- {note}" for note in _notes(evaluation.judgements[0]))
 
@@ -139,7 +146,7 @@ def _table(evaluation: Evaluation, columns: Mapping[str, str], *, title: str, wi
     last = "all" if title == "Decisions" else "mean"
     for name, results in [*rows, (last, evaluation.result(None))] if len(rows) > 1 else rows:
         found = {metric: spread(results, metric) for metric in columns}
-        yield _line([name, *(_cell(evaluation, *item, with_interval=with_intervals) for item in found.items())])
+        yield _line([_plain(name), *(_cell(evaluation, *item, with_interval=with_intervals) for item in found.items())])
     yield ""
 
 
@@ -157,7 +164,7 @@ def _by_bundle(evaluation: Evaluation) -> Iterator[str]:
     yield from _header(["bundle", *shown.values()])
     for judgement in evaluation.judgements:
         cells = [_cell(evaluation, metric, spread([judgement.mean], metric)) for metric in shown]
-        yield _line([f"`{judgement.bundle.rstrip('/').rpartition('/')[2]}`", *cells])
+        yield _line([_code(judgement.bundle.rstrip("/").rpartition("/")[2]), *cells])
     yield ""
 
 
@@ -200,9 +207,9 @@ def _departures(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
         yield f"{len(evaluation.judgements)} bundle(s) instead of {PAPER_RUNS} runs"
     recipes = {(judgement.recipe["backbone"], judgement.recipe["image_size"]) for judgement in evaluation.judgements}
     for backbone, image_size in sorted(recipes - {(PAPER_BACKBONE, PAPER_SIZE)}):
-        yield f"{backbone} at {image_size} px"
+        yield f"{_plain(backbone)} at {image_size} px"
     for trained_on in sorted({str(judgement.recipe["trained_on"] or "nothing") for judgement in evaluation.judgements}):
-        yield f"trained on {trained_on}"
+        yield f"trained on {_plain(trained_on)}"
     if evaluation.is_marked:
         yield f"{MARK} images that made the bundle judge it"
 
@@ -210,6 +217,16 @@ def _departures(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
 def _header(names: Sequence[str]) -> Iterator[str]:
     yield _line(names)
     yield "|" + "---|" * len(names)
+
+
+def _plain(text: str) -> str:
+    """Return a name that others gave as text of one line that marks nothing, in Markdown and in the HTML it becomes."""
+    return html.escape(" ".join(text.split())).translate(_MARKS)
+
+
+def _code(text: str) -> str:
+    """Return a name that others gave as code of one line, which it cannot end."""
+    return f"`{' '.join(text.split()).translate(_CODE_MARKS)}`"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Tensors read from files and checked by name, shape and value before anything is loaded."""
 
 import hashlib
-import pickle
+import pickle  # nosec B403
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from feclip.config import OutputFormat, PredictConfig
-from feclip.data.image_errors import one_line
-from feclip.errors import DataError, RunError
+from feclip.errors import DataError, RunError, one_line
 from feclip.prediction.inputs import Inputs, PlacedImage
 from feclip.prediction.prediction import FailedPrediction, Prediction
 from feclip.prediction.predictor import NamedImage, Predictor

@@ -14,8 +14,7 @@ from feclip.archive import partitions
 from feclip.bundle import Bundle, read_bundle
 from feclip.calibration import Statistic, StatisticOptions, decide
 from feclip.data import FetchedImage, GuardedDecoder, PreparedImage, fetch_and_decode
-from feclip.data.image_errors import one_line
-from feclip.errors import DataError
+from feclip.errors import DataError, one_line
 from feclip.prediction.prediction import FailedPrediction, Prediction
 
 __all__ = ["NamedImage", "Predictor", "named_image"]

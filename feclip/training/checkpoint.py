@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from feclip.data import parse_json
 from feclip.errors import RunError
 
 __all__ = ["TrainState"]
@@ -63,13 +64,16 @@ class TrainState:
             RunError: If a file is missing, damaged or of another schema.
         """
         try:
-            record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text())
+            record = parse_json((folder / RECORD_FILE).read_bytes())
             tensors = load_file(folder / TENSORS_FILE)
         except (OSError, ValueError, SafetensorError) as error:
             msg = f"The checkpoint in {folder} cannot be read ({error}); delete it to go on from the one before."
             raise RunError(msg) from error
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             msg = f"The checkpoint in {folder} is not of schema {SCHEMA}; resume with the feclip that wrote it."
+            raise RunError(msg)
+        if not _is_whole(record):
+            msg = f"The record of the checkpoint in {folder} is none; delete it to go on from the one before."
             raise RunError(msg)
         groups: dict[str, dict[str, torch.Tensor]] = {"trained": {}, "adam": {}, "generator": {}}
         for key, tensor in tensors.items():
@@ -86,3 +90,15 @@ class TrainState:
             metrics=record["metrics"],
             backbone_digest=record["backbone_digest"],
         )
+
+
+def _is_whole(record: dict[str, Any]) -> bool:
+    """Tell whether a record has its fields, and as many metrics as epochs."""
+    epoch, metrics, digest = (record.get(name) for name in ("epoch", "metrics", "backbone_digest"))
+    return (
+        isinstance(epoch, int)
+        and isinstance(metrics, list)
+        and len(metrics) == epoch
+        and all(isinstance(found, dict) for found in metrics)
+        and isinstance(digest, str)
+    )

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from feclip import __version__
 from feclip.bundle import CONFIG_FILE, read_bundle
 from feclip.config import SPEED_FIELDS, FinetuneConfig, changed_fields, plain
-from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_json, parse_parquet, read_bytes, write_bytes
 from feclip.errors import RunError
 
 __all__ = ["RUN_FOLDER", "Claim", "read_images", "read_run_images", "require_same_images", "write_images"]
@@ -24,6 +24,7 @@ RUN_FOLDER = "_run"
 CLAIM_FILE = "run.json"
 IMAGES_FILE = "images.parquet"
 EPOCHS_FIELD = "optim.epochs"
+IDENTITY_COLUMNS = ["uri", "split", "sha256", "mask_digest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +93,31 @@ def read_run_images(output: str) -> pa.Table:
 
 
 def read_images(uri: str) -> pa.Table:
-    """Return the images of a run from their Parquet file."""
-    return pq.read_table(pa.BufferReader(read_bytes(uri)))
+    """Return the images of a run from their Parquet file.
+
+    Raises:
+        RunError: If it is damaged, or lacks what tells the images apart.
+        StorageError: If it cannot be read.
+    """
+    try:
+        images = parse_parquet(read_bytes(uri))
+        images.select(IDENTITY_COLUMNS)
+    except (ValueError, KeyError) as error:
+        msg = f"{uri} does not hold the images of a run ({error}); choose another output."
+        raise RunError(msg) from error
+    return images
 
 
 def write_images(uri: str, images: pa.Table) -> None:
     """Write the images of a run as a Parquet file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(images, sink)
+    pq.write_table(images, sink, write_page_checksum=True)
     write_bytes(uri, sink.getvalue().to_pybytes())
 
 
 def _read(where: str) -> dict[str, Any]:
     try:
-        record = json.loads(read_bytes(where))
+        record = parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES))
         claimed = record["config"]
         schema = record["schema"]
     except (ValueError, TypeError, KeyError) as error:
@@ -125,7 +137,7 @@ def require_same_images(before: pa.Table, now: pa.Table) -> None:
     """
 
     def digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
-        columns = table.select(["uri", "split", "sha256", "mask_digest"]).to_pydict()
+        columns = table.select(IDENTITY_COLUMNS).to_pydict()
         return {uri: tuple(found) for uri, *found in zip(*columns.values(), strict=True)}
 
     old, new = digests(before), digests(now)

@@ -251,7 +251,11 @@ def _restore(
             "loaded; give the same model.pretrained weights."
         )
         raise RunError(msg)
-    model.load_trainable_state_dict(state.trained)
+    try:
+        model.load_trainable_state_dict(state.trained)
+    except ValueError as error:
+        msg = f"The checkpoint of epoch {state.epoch} is of another model: {error}"
+        raise RunError(msg) from error
     for name, parameter in parameters.items():
         fields = {field: state.moments.get(f"{field}/{name}") for field in ADAM_FIELDS}
         if state.epoch and any(value is None for value in fields.values()):

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import pyarrow as pa
-from jsonargparse import ArgumentError, ArgumentParser
 
 from feclip import __version__
-from feclip.config import SPEED_FIELDS, TuneConfig, changed_fields, plain
-from feclip.data import exists, join_uri, read_bytes, write_bytes
+from feclip.config import SPEED_FIELDS, TuneConfig, changed_fields, parse_fields, plain
+from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_json, read_bytes, write_bytes
 from feclip.errors import RunError
 from feclip.training import read_images, require_same_images, write_images
 from feclip.tuning.record import SWEEP_FOLDER
@@ -138,7 +137,7 @@ def read_sweep_images(output: str) -> pa.Table:
 
 def _read(where: str) -> tuple[TuneConfig, SearchSpace]:
     try:
-        record = json.loads(read_bytes(where))
+        record = parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES))
         schema, config, space = record["schema"], record["config"], record["space"]
         name, fields = space["name"], space["fields"]
     except (ValueError, TypeError, KeyError) as error:
@@ -147,16 +146,17 @@ def _read(where: str) -> tuple[TuneConfig, SearchSpace]:
     if schema != SCHEMA:
         msg = f"{where} is of schema {schema!r}, this feclip reads {SCHEMA}; choose another output."
         raise RunError(msg)
+    if not isinstance(config, dict) or not isinstance(name, str):
+        msg = f"{where} is no record of a sweep; choose another output."
+        raise RunError(msg)
     return _config(config, where=where), parse_space(fields, name=name, where=where)
 
 
 def _config(values: Mapping[str, Any], *, where: str) -> TuneConfig:
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(TuneConfig)
     try:
-        return TuneConfig(**vars(parser.instantiate(parser.parse_object(dict(values)))))
-    except (ArgumentError, TypeError, ValueError) as error:
-        msg = f"{where}: {' '.join(str(error).split())}"
+        return parse_fields(TuneConfig, values)
+    except ValueError as error:
+        msg = f"{where}: {error}"
         raise RunError(msg) from error
 
 

@@ -5,9 +5,16 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from feclip.config import SPEED_FIELDS, FinetuneConfig, LossConfig, ModelConfig, OptimConfig, flat_fields, plain
+from feclip.config import (
+    SPEED_FIELDS,
+    FinetuneConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    flat_fields,
+    parse_fields,
+    plain,
+)
 from feclip.errors import ConfigError
 
 __all__ = ["SEARCHABLE_FIELDS", "require_searchable", "with_values"]
@@ -26,7 +33,6 @@ SEARCHABLE_FIELDS = tuple(
     for name in (f"{group}.{field.name}" for field in dataclasses.fields(config_class))
     if name not in KEPT_FIELDS
 )
-MAX_MESSAGE = 300  # characters of a parser's message; it repeats the value and the type at length
 
 
 def require_searchable(name: str, *, where: str) -> None:
@@ -76,11 +82,8 @@ def with_values(config: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneCo
         for group in groups:
             inner = inner[group]
         inner[last] = value
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(FinetuneConfig)
     try:
-        return FinetuneConfig(**vars(parser.instantiate(parser.parse_object(nested))))
-    except (ArgumentError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:MAX_MESSAGE]
-        msg = f"{', '.join(f'{name} = {value!r}' for name, value in values.items())}: {text}"
+        return parse_fields(FinetuneConfig, nested)
+    except ValueError as error:
+        msg = f"{', '.join(f'{name} = {value!r}' for name, value in values.items())}: {error}"
         raise ConfigError(msg) from error

@@ -1,5 +1,6 @@
 """The page of a sweep: one HTML file that needs no network: table, plots, and the script that draws them."""
 
+import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,7 @@ def _axis(dimension: Dimension, values: Sequence[Any]) -> dict[str, Any]:
             "label": label,
             "values": [dimension.values.index(value) for value in values],
             "tickvals": list(places),
-            "ticktext": [str(value) for value in dimension.values],
+            "ticktext": [html.escape(str(value)) for value in dimension.values],  # Plotly takes tags in texts
             "range": [0, max(1, len(places) - 1)],
         }
     low, high = (float(value) for value in dimension.values)

@@ -16,7 +16,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from feclip.data import FolderEntry, delete, exists, join_uri, list_children, list_files, read_bytes, write_bytes
+from feclip.data import (
+    MAX_JSON_BYTES,
+    FolderEntry,
+    delete,
+    exists,
+    join_uri,
+    list_children,
+    list_files,
+    parse_json,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import RunError
 from feclip.training import TrainState
 
@@ -36,6 +47,7 @@ SCHEMA = 1
 SWEEP_FOLDER = "_sweep"
 TRIALS_FOLDER = "trials"
 TRIAL_FILE = "trial.json"
+MAX_DIGITS = 9  # of a trial's number
 
 
 class TrialStatus(StrEnum):
@@ -123,15 +135,41 @@ def read_trial(output: str, number: int) -> TrialRecord:
     """
     where = _file(output, number)
     try:
-        record: dict[str, Any] = json.loads(read_bytes(where))
+        record: dict[str, Any] = parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES))
         if record.pop("schema") != SCHEMA:
             msg = f"{where} is not of schema {SCHEMA}; resume with the feclip that wrote it."
             raise RunError(msg)
         epochs, starts = tuple(record.pop("epochs")), tuple(record.pop("starts"))
-        return TrialRecord(**record | {"epochs": epochs, "starts": starts, "status": TrialStatus(record["status"])})
-    except (ValueError, TypeError, KeyError) as error:
+        read = TrialRecord(**record | {"epochs": epochs, "starts": starts, "status": TrialStatus(record["status"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"{where} is no record of a trial ({error!r})."
         raise RunError(msg) from error
+    if not _is_sound(read, number=number):
+        msg = f"{where} is no record of trial {number}: a field is not what it must be."
+        raise RunError(msg)
+    return read
+
+
+def _is_sound(record: TrialRecord, *, number: int) -> bool:
+    """Tell whether every field of a record that was read is of its type and in its range."""
+    return (
+        record.number == number
+        and isinstance(record.values, dict)
+        and all(isinstance(value, bool | int | float | str) for value in record.values.values())
+        and all(_is_count(start) for start in record.starts)
+        and all(isinstance(epoch, dict) and all(map(_is_number, epoch.values())) for epoch in record.epochs)
+        and _is_number(record.seconds)
+        and isinstance(record.error, str | None)
+        and isinstance(record.mendable, bool)
+    )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_trials(output: str) -> list[TrialRecord]:
@@ -140,7 +178,7 @@ def read_trials(output: str) -> list[TrialRecord]:
     names = [
         entry.uri.rstrip("/").rpartition("/")[2] for entry in list_children(folder) if isinstance(entry, FolderEntry)
     ]
-    numbers = sorted(int(name) for name in names if name.isdecimal())
+    numbers = sorted(int(name) for name in names if name.isascii() and name.isdecimal() and len(name) <= MAX_DIGITS)
     return [read_trial(output, number) for number in numbers if exists(_file(output, number))]
 
 

@@ -12,16 +12,16 @@ Nothing is clipped in silence: an end that the backbone lowers was asked to be l
 import dataclasses
 import logging
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Self
 
-import yaml
+from yaml import YAMLError
 
 from feclip.building import check_model
-from feclip.config import FinetuneConfig
+from feclip.config import FinetuneConfig, load_yaml
 from feclip.data import read_bytes
 from feclip.errors import ConfigError
 from feclip.tuning.fields import require_searchable, with_values
@@ -104,19 +104,6 @@ class SearchSpace:
         return dataclasses.replace(self, dimensions=tuple(bounded))
 
 
-class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc] # PyYAML has no types
-    """Refuses a key that stands twice, of which YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if repeated:
-            msg = f"{', '.join(repeated)} stands there twice"
-            raise yaml.YAMLError(msg)
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
-
-
 def read_space(uri: str) -> SearchSpace:
     """Read a search space.
 
@@ -128,8 +115,8 @@ def read_space(uri: str) -> SearchSpace:
         StorageError: If it cannot be read.
     """
     try:
-        content = yaml.load(read_bytes(uri), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that is stricter still
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = load_yaml(read_bytes(uri))
+    except YAMLError as error:
         msg = f"{uri} is no search space: {' '.join(str(error).split())}."
         raise ConfigError(msg) from error
     return parse_space(content, name=PurePosixPath(uri).stem, where=uri)

@@ -494,12 +494,12 @@ def failing(function: Callable[..., Any], errors: Iterator[Exception | None]) ->
     """Return a function that raises these errors in turn and works where one is None, and the URIs it was asked for."""
     asked: list[str] = []
 
-    def called(uri: str, *data: bytes) -> Any:  # noqa: ANN401
+    def called(uri: str, *data: bytes, **options: int) -> Any:  # noqa: ANN401
         asked.append(uri)
         error = next(errors)
         if error is not None:
             raise error
-        return function(uri, *data)
+        return function(uri, *data, **options)
 
     return called, asked
 

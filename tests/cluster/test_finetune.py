@@ -42,16 +42,6 @@ def test_a_run_leaves_a_bundle_that_loads(unbroken: tuple[Path, Finished], small
     assert done.output.count("epoch 2/2: loss") == 1
 
 
-def test_nothing_in_a_run_is_pickled(unbroken: tuple[Path, Finished]) -> None:
-    output, _ = unbroken
-    files = [path for path in output.rglob("*") if path.is_file()]
-    kinds = {path.suffix for path in files}
-    assert kinds <= {".json", ".safetensors", ".parquet", ""}, kinds
-    for path in files:
-        if path.suffix == "":
-            assert path.read_bytes()[:1] != b"\x80", path  # the first byte of a pickle of protocol 2 or later
-
-
 def test_a_finished_run_does_nothing_and_says_so(
     unbroken: tuple[Path, Finished], small_run: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -361,7 +361,7 @@ def test_a_file_that_cannot_be_read_is_a_row(name: str, decoder: GuardedDecoder,
 def test_a_forbidden_file_is_a_row_and_a_huge_one_is_not_even_read(
     decoder: GuardedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(uri: str) -> bytes:
+    def refuse(uri: str, **_: object) -> bytes:
         msg = f"Cannot read {uri}: storage answered 403, forbidden."
         raise StorageForbiddenError(msg)
 

@@ -40,7 +40,9 @@ def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Tree:
 def test_both_namings_of_masks_are_read_with_one_listing(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(*PLAIN)
     calls = []
-    monkeypatch.setattr("feclip.data.mvtec.list_files", lambda uri: calls.append(uri) or list_files(uri))
+    monkeypatch.setattr(
+        "feclip.data.mvtec.list_files", lambda uri, **options: calls.append(uri) or list_files(uri, **options)
+    )
     monkeypatch.setattr(storage, "exists", lambda _: pytest.fail("asks for a single file"))
     table = read_mvtec(root)
     assert calls == [root]

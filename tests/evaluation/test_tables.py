@@ -1,5 +1,7 @@
 """What is written for people: every number marked where it must be, means with deviations, the paper beside."""
 
+import dataclasses
+
 import pytest
 
 from feclip.errors import DataError
@@ -89,6 +91,17 @@ def test_every_number_and_every_table_is_marked_when_trained_images_judge() -> N
         assert all(cell.endswith("†") or cell == "-" for cell in cells), line
     assert all("†" in line for line in text.splitlines() if line.startswith("## "))
     assert {(row["trained_images"], row["num_trained_images"]) for row in evaluation.table().to_pylist()} == {(True, 3)}
+
+
+def test_names_that_others_gave_are_text_of_one_line_in_the_report_and_on_the_screen() -> None:
+    hostile = "<script>alert(1)</script> [x](javascript:alert(2)) a|b `c`\n## d"
+    evaluation = judged(0.0, 0.1, categories=("01", hostile))
+    changed = [dataclasses.replace(judgement, bundle=f"/runs/`{hostile}") for judgement in evaluation.judgements]
+    evaluation = dataclasses.replace(evaluation, judgements=changed, source=hostile)
+    text = markdown(evaluation, paper=PAPER["btad"])
+    outside_of_code = "".join(text.split("`")[::2])
+    assert not [mark for mark in ("<", "[x]", "\n## d") if mark in outside_of_code]
+    assert hostile.split("\n", maxsplit=1)[0] in screen(evaluation)
 
 
 def test_masks_that_are_missing_are_counted() -> None:
