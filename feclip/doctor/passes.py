@@ -108,9 +108,8 @@ def _learned(model: FeClipModel, *, losses: list[float], seconds: float) -> Find
         name = broken[0] if broken else "the loss"
         return failed("training", f"{told}; {name} is not finite", advice="try precision float32")
     if idle:
-        return warning(
-            "training", f"{told}; no gradient reaches {', '.join(idle)}", advice="these parts will not learn"
-        )
+        which = f"{len(idle)} of the trained tensors, {idle[0]} among them"
+        return warning("training", f"{told}; no gradient reaches {which}", advice="they will not learn")
     if losses[-1] >= losses[0]:
         return warning("training", told, advice="the loss does not fall on one batch: lower optim.learning_rate")
     return ok("training", f"{told}; gradients are finite, and in adapters and patch head alone")

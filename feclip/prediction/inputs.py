@@ -42,8 +42,8 @@ class Inputs:
         self._listing = listing
         self._save = save
         ((_, is_folder), *others) = self._places
-        self._is_one = not is_folder and not others
-        self._saves_file = save is not None and self._is_one and not (save.endswith("/") or is_dir(save))
+        is_one = not is_folder and not others
+        self._saves_file = save is not None and is_one and not (save.endswith("/") or is_dir(save))
         if save is not None:
             self._check_save(save)
 
@@ -56,12 +56,13 @@ class Inputs:
         """
         for place, is_folder in self._places:
             if not is_folder:
-                yield PlacedImage(named_image(place), self._overlay(place, _name(place)))
+                yield PlacedImage(named_image(place), self._overlay(_name(place)))
                 continue
+            above = () if len(self._places) == 1 else (_name(place),)
             num_images = 0
             for image, path in self._listed(place):
                 num_images += 1
-                yield PlacedImage(image, self._overlay(place, path))
+                yield PlacedImage(image, self._overlay(*above, path))
             if not num_images:
                 kinds = ", ".join(self._listing.extensions)
                 msg = f"{place} holds no image (listing.extensions are {kinds})."
@@ -77,10 +78,9 @@ class Inputs:
                     image = NamedImage(uri=row["uri"], columns=row, size=row["size"])
                     yield image, row["uri"].removeprefix(root).removeprefix(f"file://{quote(os.fsencode(root))}")
 
-    def _overlay(self, place: str, path: str) -> str | None:
+    def _overlay(self, *parts: str) -> str | None:
         if self._save is None or self._saves_file:
             return self._save
-        parts = [path] if len(self._places) == 1 or path == _name(place) else [_name(place), path]
         return join_uri(self._save, *parts) + ".png"
 
     def _check_save(self, save: str) -> None:

@@ -30,8 +30,10 @@ __all__ = ["OVERLAY_SUFFIXES", "FailedPrediction", "Prediction"]
 
 OVERLAY_SUFFIXES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Pillow's formats by the ends of the names of overlays."""
-SHOWN_LOGITS = 2.0
-"""Half of the range of logits that has colours: from P(abnormal) 0.12 to 0.88 where there is no threshold."""
+SHOWN_LOGITS = 6.0
+"""Range of logits that has colours, up to the threshold of the map's pixels: down to 1/400 of its odds."""
+USUAL_HIGH = 3.0
+"""End of the colours where there is no threshold, logit: P(abnormal) 0.95."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,8 +81,8 @@ class Prediction:
     def overlay(self) -> Image.Image:
         """Return the image with its anomaly map over it, upright, w x h pixels.
 
-        Colours are centred on the threshold of the map's pixels, which are outlined where they exceed it; without
-        thresholds on even odds.
+        Colours end at the threshold of the map's pixels, which are outlined where they exceed it; without thresholds at
+        P(abnormal) 0.95, so that images of one bundle can be compared.
 
         Raises:
             DataError: If the file is another one now, or cannot be decoded any more.
@@ -90,13 +92,13 @@ class Prediction:
         if sha256(data) != self.sha256:
             msg = f"{self.uri} has changed since it was scored; score it again."
             raise DataError(msg)
-        center = self.pixel_threshold or 0.0
+        high = USUAL_HIGH if self.pixel_threshold is None else self.pixel_threshold
         return draw_overlay(
             Image.fromarray(decode_image(data, uri=self.uri)),
             self._input_map(),
             placed=self.options.geometry(self.height, self.width),
-            low=center - SHOWN_LOGITS,
-            high=center + SHOWN_LOGITS,
+            low=high - SHOWN_LOGITS,
+            high=high,
             valid_pixels=unpack_valid_pixels(self.valid_box, self.valid_mask, image_size=self.options.image_size),
             threshold=self.pixel_threshold,
         )

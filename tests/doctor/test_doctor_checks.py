@@ -134,7 +134,7 @@ def test_a_part_that_no_gradient_reaches_is_told(model: FeClipModel, monkeypatch
     monkeypatch.setattr(type(adapter), "forward", cut)
     (finding,) = check_training(model, options=INPUT, precision="float32")
     assert finding.status is Status.warning
-    assert "no gradient reaches taps.0.lfs.conv" in finding.message
+    assert "no gradient reaches 2 of the trained tensors, taps.0.lfs.conv" in finding.message
 
 
 def test_what_is_installed_fits(monkeypatch: pytest.MonkeyPatch) -> None:

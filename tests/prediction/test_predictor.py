@@ -1,5 +1,6 @@
 """Predictions in this process: their scores, labels and pictures."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,30 @@ def test_an_overlay_is_saved_at_the_images_own_size(
     with Image.open(tmp_path / name) as picture:
         assert picture.size == (90, 40)
         assert picture.mode == "RGB"
+
+
+def test_only_what_stands_out_is_coloured_and_only_above_a_threshold_outlined(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (SIZE, SIZE), (128, 128, 128)).save(image)
+    found = predictor.predict(image)
+    cold = np.full(found.token_map.shape, -9, np.float16)
+    grey = np.asarray(Image.open(image))
+    np.testing.assert_array_equal(np.asarray(dataclasses.replace(found, token_map=cold).overlay()), grey)
+    hot = cold.copy()
+    hot[1, 2] = 9
+    plain = np.asarray(dataclasses.replace(found, token_map=hot).overlay())
+    changed = (plain != grey).any(axis=2)
+    side = SIZE // len(hot)
+    assert changed[side + 4 : 2 * side - 4, 2 * side + 4 : 3 * side - 4].all()
+    assert not changed[3 * side :].any()
+    assert not changed[:, :side].any()
+    outlined = np.asarray(dataclasses.replace(found, token_map=hot, pixel_threshold=1.0).overlay())
+    white = (outlined == 255).all(axis=2)
+    assert white.any()
+    assert not white[side + 6 : 2 * side - 6, 2 * side + 6 : 3 * side - 6].any()
+    assert not (plain == 255).all(axis=2).any()
 
 
 def test_an_overlay_of_another_kind_or_of_a_changed_file_is_refused(predictor: Predictor, tmp_path: Path) -> None:
