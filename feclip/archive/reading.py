@@ -1,5 +1,6 @@
 """Slices of a score table and of decisions, read back and held against what this run must have written."""
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from feclip.data import DAMAGED_PARQUET, join_uri, read_bytes
 from feclip.errors import RunError
 from feclip.score_table import SCORE_SCHEMA
 
-__all__ = ["read_decisions", "read_scores"]
+__all__ = ["NAMES_KEY", "names_digest", "read_decisions", "read_scores"]
 
 _COLUMN_TYPES = {
     **{field.name: field.type for field in SCORE_SCHEMA},
@@ -21,7 +22,9 @@ _COLUMN_TYPES = {
     "pred_label": pa.bool_(),
 }
 """Of the columns of scores and decisions; all others are partitions, strings."""
-_DECISION_COLUMNS = ("row_id", "uri", "pred_label")
+_DECISION_COLUMNS = ("row_id", "uri", *(f"{statistic}_normalized" for statistic in Statistic), "pred_label")
+NAMES_KEY = b"feclip.columns"
+"""In the metadata of a file: a digest of its columns' names, which stand in its footer and have no sum there."""
 
 
 def read_scores(run: Run, index: int, *, columns: Sequence[str] | None = None) -> pa.Table:
@@ -46,6 +49,11 @@ def read_decisions(run: Run, index: int, *, calibration_id: str, columns: Sequen
     return _read(run, index, folder=run.decisions_folder(calibration_id), columns=columns, required=_DECISION_COLUMNS)
 
 
+def names_digest(schema: pa.Schema) -> bytes:
+    """Return the digest of the names of a table's columns, in their order."""
+    return hashlib.sha256("\n".join(schema.names).encode()).hexdigest().encode()
+
+
 def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None, required: Sequence[str]) -> pa.Table:
     uri, rows = join_uri(folder, slice_name(index)), run.rows_of(index)
     wanted = None if columns is None else list(dict.fromkeys(["row_id", *columns]))
@@ -57,6 +65,10 @@ def _read(run: Run, index: int, *, folder: str, columns: Sequence[str] | None, r
             content, metadata=metadata, page_checksum_verification=True, read_dictionary=repeated
         )
         there = set(file.schema_arrow.names)
+        kept = (file.schema_arrow.metadata or {}).get(NAMES_KEY)
+        if kept is not None and kept != names_digest(file.schema_arrow):
+            msg = "the names of its columns were changed"
+            raise ValueError(msg)
         if metadata.num_rows != len(rows):  # before a small file that claims billions of rows fills the memory
             raise RunError(_other_rows(uri, index))
         table = file.read(columns=None if wanted is None else [name for name in wanted if name in there])

@@ -343,6 +343,7 @@ def _is_sound(run: Run) -> bool:
         sound = (
             _is_count(file.num_rows)
             and file.num_rows <= ROWS_PER_FILE
+            and _is_count(file.first_row_id)
             and file.first_row_id == ends[-1]
             and _is_plain_name(file.name)
         )

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feclip.archive.listing import MASK_COLUMN
-from feclip.archive.reading import read_decisions, read_scores
+from feclip.archive.reading import NAMES_KEY, names_digest, read_decisions, read_scores
 from feclip.archive.run import Run, slice_name
 from feclip.calibration import Calibration, decide
 from feclip.config import OPTIONAL_COLUMNS
@@ -329,7 +329,8 @@ def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration) 
 def encode_table(table: pa.Table) -> bytes:
     """Return a slice as the bytes of its Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    named = table.replace_schema_metadata({NAMES_KEY: names_digest(table.schema)})
+    pq.write_table(named, sink, compression="zstd", write_page_checksum=True)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

@@ -144,9 +144,12 @@ def _parquet_rows(data: bytes, *, uri: str) -> list[dict[str, Any]]:
         msg = f"{uri} holds {num_rows} rows; a labelled manifest has at most {MAX_ROWS}."
         raise DataError(msg)
     try:
-        return [row for batch in file.iter_batches(PARQUET_BATCH_ROWS) for row in batch.to_pylist()]
+        rows = [row for batch in file.iter_batches(PARQUET_BATCH_ROWS) for row in batch.to_pylist()]
     except DAMAGED_PARQUET as error:
         raise DataError(_damaged(uri)) from error
+    if len(rows) != num_rows:  # pages of a kind that pyarrow does not know are passed over in silence
+        raise DataError(_damaged(uri))
+    return rows
 
 
 def _damaged(uri: str) -> str:

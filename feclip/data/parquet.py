@@ -35,4 +35,7 @@ def parse_parquet(content: bytes, *, max_rows: int = MAX_ROWS) -> pa.Table:
     if table is None:
         msg = f"it claims {num_rows} rows, of at most {max_rows}"
         raise ValueError(msg)
+    if len(table) != num_rows:  # pages of a kind that pyarrow does not know are passed over in silence
+        msg = f"it claims {num_rows} rows and holds {len(table)}"
+        raise ValueError(msg)
     return table

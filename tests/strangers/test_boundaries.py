@@ -241,6 +241,20 @@ def test_a_flipped_bit_in_the_pages_of_a_manifest_is_told(tmp_path: Path) -> Non
             read(tmp_path / "m.parquet", None)
 
 
+def test_a_page_that_pyarrow_passes_over_is_missed(tmp_path: Path) -> None:
+    """Sums cover the content of pages, not their headers; found by a mutation: a page of an unknown type is no page."""
+    path = tmp_path / "m.parquet"
+    table = pa.table({"path": [f"{number}.png" for number in range(20)]})
+    pq.write_table(table, path, row_group_size=10, use_dictionary=False, compression="none", write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[pq.read_metadata(path).row_group(1).column(0).data_page_offset + 1] = 85  # the page's type, after its tag
+    path.write_bytes(content)
+    assert pq.ParquetFile(path).read_row_group(1).num_rows == 0
+    for read in READERS:
+        with pytest.raises(DataError, match="damaged"):
+            read(path, None)
+
+
 class _Payload:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, ("ran",)

@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from specimens import ScoresSpecimen
+
+from feclip.errors import RunError
 
 WORKER = Path(__file__).with_name("mutation_worker.py")
 REPOSITORY = Path(__file__).parents[2]
@@ -53,6 +56,24 @@ def test_damage_is_one_error_or_changes_nothing(tmp_path: Path) -> None:
     found = outcomes(tmp_path / "work", *KINDS, first=0, count=SEEDS_IN_CI)
     for kind in KINDS:
         are_sound(found[kind], count=SEEDS_IN_CI)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "before", "after"),
+    [
+        ("decisions/*/slice-00000001.parquet", b"map_max_normalized", b"map_maw_normalized"),
+        ("scores/*/slice-00000001.parquet", b"line", b"lime"),
+    ],
+)
+def test_a_column_whose_name_was_damaged_is_missed(pattern: str, before: bytes, after: bytes, tmp_path: Path) -> None:
+    """The footer of a Parquet file has no sum; found by a mutation: the column was left out without a word."""
+    specimen = ScoresSpecimen(tmp_path)
+    (path,) = tmp_path.glob(pattern)
+    content = path.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path.write_bytes(content[:footer] + content[footer:].replace(before, after))
+    with pytest.raises(RunError, match=r"slice-00000001\.parquet is damaged"):
+        specimen.read()
 
 
 @pytest.mark.slow
