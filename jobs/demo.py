@@ -2,7 +2,7 @@
 r"""Fine-tune, calibrate, score an archive and evaluate, all on generated pictures; five minutes on two cores.
 
     python jobs/demo.py
-    python jobs/demo.py --output /runs/demo --epochs 3
+    python jobs/demo.py --output /runs/demo --epochs 1
 
 Given again with the same output, what is there is not made again.
 
