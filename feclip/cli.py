@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from feclip.errors import ConfigError, FeclipError
+from feclip.logs import LogConfig, asked_format, configure, say_end, speaks_json
 
 __all__ = ["parse_config", "run_job"]
 
@@ -34,7 +35,7 @@ class _OneLineParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print ``message`` as one line and exit with the code for a wrong command line."""
         text = str(ex) if ex is not None and not message else message
-        sys.stderr.write(f"{self.prog}: error: {_one_line(text)} (all flags: {self.prog} --help)\n")
+        say_end(self.prog, f"error: {text} (all flags: {self.prog} --help)")
         raise SystemExit(EXIT_USAGE)
 
 
@@ -58,16 +59,24 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         >>> parse_config(LossConfig, ["--dice_weight", "0.5"], prog="example", about="").dice_weight
         0.5
     """
+    return _parsed(config_class, argv, prog=prog, about=about)[0]
+
+
+def _parsed(
+    config_class: type[_Config], argv: Sequence[str] | None, *, prog: str, about: str
+) -> tuple[_Config, LogConfig]:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _OneLineParser(prog=prog, description=about, formatter_class=_Formatter)
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True)
+    parser.add_class_arguments(LogConfig, "log")
     _accept_bare_flags(parser)
     values = parser.parse_args(argv)
     values.pop("config", None)
     try:
         config: dict[str, Any] = dict(vars(parser.instantiate(values)))
-        return config_class(**config)
+        log: LogConfig = config.pop("log")
+        return config_class(**config), log
     except ValueError as error:
         parser.error(str(error))
 
@@ -84,19 +93,21 @@ def run_job(config_class: type[_Config], action: Callable[[_Config], object], *,
 
     Errors that a user can mend become one line on standard error; anything else keeps its traceback.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("feclip").setLevel(logging.INFO)
-    config = parse_config(config_class, prog=prog, about=about)
+    job = prog.removesuffix(".py").split()[-1]
+    configure(LogConfig(format=asked_format(sys.argv[1:])), job=job)
+    config, log = _parsed(config_class, None, prog=prog, about=about)
+    configure(log, job=job)
     try:
         action(config)
     except FeclipError as error:
-        sys.stderr.write(f"{prog}: error: {_one_line(str(error))}\n")
+        say_end(prog, f"error: {error}")
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted; submit the same command again to go on\n")
+        say_end(prog, "interrupted; submit the same command again to go on")
         return EXIT_INTERRUPTED
+    except Exception:
+        if not speaks_json():
+            raise
+        logger.exception("The job met a defect of its own")
+        return EXIT_FAILED
     return 0
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

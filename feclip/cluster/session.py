@@ -10,9 +10,11 @@ from ray._private.ray_constants import RAY_ADDRESS_ENVIRONMENT_VARIABLE
 from ray._private.state import state as cluster_state  # what Ray Train asks too; Ray is pinned exactly
 
 from feclip.cluster.failures import in_one_line
+from feclip.cluster.forwarding import forward_json
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
+from feclip.logs import settings, speaks_json
 
 __all__ = ["is_submitted_job", "require_actors", "require_resources", "room_for_trials", "session", "use_endpoint"]
 
@@ -58,12 +60,17 @@ def session(config: ClusterConfig) -> Iterator[None]:
         try:
             ray.init(
                 address=address or "local",  # else Ray would look for a head that may be long dead, and wait for it
-                runtime_env={"env_vars": environment},
+                runtime_env={
+                    "env_vars": environment | settings().environment(),
+                    "worker_process_setup_hook": "feclip.logs.configure_worker",
+                },
                 logging_level=logging.WARNING,
             )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {error}"
             raise RunError(msg) from error
+        if speaks_json():
+            forward_json()
         resources = ray.cluster_resources()
         logger.info(
             "%s Ray cluster: %g CPUs, %g GPUs",

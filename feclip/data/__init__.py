@@ -23,6 +23,7 @@ from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
+from feclip.data.stopwatch import Stopwatch
 from feclip.data.storage import (
     STORAGE_PATIENCE_VARIABLE,
     FileEntry,
@@ -67,6 +68,7 @@ __all__ = [
     "Sample",
     "SourceSize",
     "Split",
+    "Stopwatch",
     "StorageForbiddenError",
     "StorageMissingError",
     "UndecodedJpeg",
