@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -39,6 +40,7 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def on_a_terminal(*arguments: str) -> str:
     """Return what a program writes on its standard error where that is a terminal."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=theirs) as process:
         os.close(theirs)
         seen = b""

@@ -23,7 +23,7 @@ from feclip import logs
 from feclip.bundle import read_bundle
 from feclip.cluster.monitoring import METRICS, RunTags
 from feclip.cluster.trial_hooks import Watch
-from feclip.config import TuneConfig
+from feclip.config import DataConfig, Protocol, TuneConfig
 from feclip.progress import Progress
 from feclip.tuning import TrialRecord, write_trial
 
@@ -131,7 +131,8 @@ def test_counts_of_a_scoring_job_are_those_of_its_table(
 
 
 def test_trials_are_shown_by_status(endpoint: str, run: str, small_mvtec: Path, tmp_path: Path) -> None:
-    config = TuneConfig(output=str(tmp_path), space="space.yaml", num_trials=3, data={"root": str(small_mvtec)})
+    data = DataConfig(root=str(small_mvtec), protocol=Protocol.b)
+    config = TuneConfig(output=str(tmp_path), space="space.yaml", num_trials=3, data=data)
     records = [TrialRecord(number=number, values={"optim.learning_rate": 0.1}) for number in (1, 2, 3)]
     for record in records:
         write_trial(config.output, record.started())
