@@ -39,6 +39,7 @@ from feclip.data import (
     write_bytes,
 )
 from feclip.errors import RunError
+from feclip.logs import bind, bound
 from feclip.score_table import SCORE_SCHEMA, build_score_table
 
 if TYPE_CHECKING:  # listing and decoding do without torch: docs/adr/0020
@@ -113,6 +114,11 @@ class Tally:
             labels=self.labels + other.labels,
         )
 
+    @classmethod
+    def of_scores(cls, table: pa.Table) -> Self:
+        """Count the rows of a score table, or of its column ``error_kind`` alone."""
+        return cls(num_images=len(table), errors=_count(table["error_kind"]))
+
 
 def fetch_slice(
     run: Run, index: int, *, decoder: GuardedDecoder, num_readers: int = 8, leaves_jpegs: bool = False
@@ -142,7 +148,7 @@ def fetch_slice(
             leaves_jpegs=leaves_jpegs,
         )
 
-    pool = ThreadPoolExecutor(num_readers)
+    pool = ThreadPoolExecutor(num_readers, initializer=bind, initargs=(bound(),))
     try:
         fetched = list(pool.map(fetch, images))
     finally:
@@ -230,8 +236,13 @@ def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Tabl
         mask[:] = unpack_valid_pixels(tuple(row["valid_box"]), row.get("valid_mask"), image_size=size)
     for row, scores in zip(decoded, scorer.score(pixels, valid).rows(), strict=True):
         row.update(scores)
+    with scorer.stopwatch.time("write"):
+        return _built(run, fetched, model_id=scorer.model_id)
+
+
+def _built(run: Run, fetched: FetchedSlice, *, model_id: str) -> pa.Table:
     listing = run.read_listing(fetched.index)
-    table = build_score_table(listing.drop_columns([MASK_COLUMN]), rows=fetched.rows, model_id=scorer.model_id)
+    table = build_score_table(listing.drop_columns([MASK_COLUMN]), rows=fetched.rows, model_id=model_id)
     wanted = run.options["columns"]
     unwanted = [] if wanted is None else [name for name in OPTIONAL_COLUMNS if name not in wanted]
     return table.drop_columns(unwanted)
@@ -254,7 +265,7 @@ def publish_slice(run: Run, index: int, table: pa.Table, *, calibration: Calibra
         msg = f"What was scored for slice {index} of {run.output} is not that slice; nothing is written."
         raise RunError(msg)
     _write(join_uri(run.scores_folder, slice_name(index)), table)
-    tally = Tally(num_images=len(table), errors=_count(table["error_kind"]))
+    tally = Tally.of_scores(table)
     if calibration is None:
         return tally
     where = join_uri(run.decisions_folder(calibration.calibration_id), slice_name(index))
@@ -300,7 +311,7 @@ def check_slices(run: Run, indices: Iterable[int], *, calibration_id: str | None
     total = Tally()
     for index in indices:
         table = read_scores(run, index, columns=["row_id", "error_kind"])
-        total += Tally(num_images=len(table), errors=_count(table["error_kind"]))
+        total += Tally.of_scores(table)
         if calibration_id is not None:
             decided = read_decisions(run, index, calibration_id=calibration_id, columns=["pred_label"])
             if decided["pred_label"].is_null().to_pylist() != table["error_kind"].is_valid().to_pylist():

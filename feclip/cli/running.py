@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from feclip.cli.origins import origin_of
 from feclip.config import ENDLESS_TEXT, UNFIT_VALUES, holds_credentials, is_endless, prepare_parsing, unfit_reason
 from feclip.errors import ConfigError, FeclipError
+from feclip.logs import LogConfig, asked_format, configure, say_end, speaks_json
 
 __all__ = ["build_parser", "parse_config", "run_job"]
 
@@ -42,7 +43,7 @@ class _OneLineParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print ``message`` as one line and exit with the code for a wrong command line."""
         text = _located(str(ex) if ex is not None and not message else message, self.argv)
-        sys.stderr.write(f"{self.prog}: error: {text}{self._meant(text)} (all flags: {self.prog} --help)\n")
+        say_end(self.prog, f"error: {text}{self._meant(text)} (all flags: {self.prog} --help)")
         raise SystemExit(EXIT_USAGE)
 
     def _meant(self, message: str) -> str:
@@ -83,6 +84,7 @@ def build_parser(config_class: type[Any], *, prog: str, about: str) -> ArgumentP
         parser.add_argument(field.name, nargs="*", type=str, default=[], action=_Given, help=field.metadata[POSITIONAL])
     parser.add_argument("--config", action="config", help="YAML file of the fields below; flags after it override it")
     parser.add_class_arguments(config_class, as_group=True, skip={field.name for field in words})
+    parser.add_class_arguments(LogConfig, "log")
     _accept_bare_flags(parser)
     return parser
 
@@ -108,6 +110,12 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         >>> parse_config(LossConfig, ["--dice_weight", "0.5"], prog="example", about="").dice_weight
         0.5
     """
+    return _parsed(config_class, argv, prog=prog, about=about)[0]
+
+
+def _parsed(
+    config_class: type[_Config], argv: Sequence[str] | None, *, prog: str, about: str
+) -> tuple[_Config, LogConfig]:
     parser = build_parser(config_class, prog=prog, about=about)
     assert isinstance(parser, _OneLineParser)
     parser.argv = sys.argv[1:] if argv is None else argv
@@ -116,7 +124,8 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
         values = parser.parse_args(list(parser.argv))
         values.pop("config", None)
         config: dict[str, Any] = dict(vars(parser.instantiate(values)))
-        return config_class(**config)
+        log: LogConfig = config.pop("log")
+        return config_class(**config), log
     except UNFIT_VALUES as error:
         parser.error(unfit_reason(error))
 
@@ -152,20 +161,27 @@ def run_job(
 
     Errors that a user can mend become one line on standard error; anything else keeps its traceback.
     """
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("feclip").setLevel(logging.INFO)
-    config = parse_config(config_class, argv, prog=prog, about=about)
+    words = sys.argv[1:] if argv is None else argv
+    job = prog.removesuffix(".py").split()[-1]
+    configure(LogConfig(format=asked_format(words)), job=job)
+    config, log = _parsed(config_class, argv, prog=prog, about=about)
+    configure(log, job=job)
     try:
         action(config)
     except ConfigError as error:
-        sys.stderr.write(f"{prog}: error: {_located(str(error), sys.argv[1:] if argv is None else argv)}\n")
+        say_end(prog, f"error: {_located(str(error), words)}")
         return EXIT_USAGE
     except FeclipError as error:
-        sys.stderr.write(f"{prog}: error: {_one_line(str(error))}\n")
+        say_end(prog, f"error: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt:
-        sys.stderr.write(f"{prog}: interrupted; submit the same command again to go on\n")
+        say_end(prog, "interrupted; submit the same command again to go on")
         return EXIT_INTERRUPTED
+    except Exception:
+        if not speaks_json():
+            raise
+        logger.exception("The job met a defect of its own")
+        return EXIT_FAILED
     return 0
 
 

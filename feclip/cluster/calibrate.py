@@ -128,7 +128,7 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
 def _known_and_new(run: Run, *, bundle: Bundle, allow: bool) -> pa.Table:
     """Return the images that calibrate, after refusing those that the bundle was made with or that are anomalous."""
     known = pa.array(sorted({value for value in bundle.images["sha256"].to_pylist() if value}), pa.string())
-    tables = list(mapped(_images, run, range(run.num_slices)))
+    tables = list(mapped(_images, run, range(run.num_slices), task="Reading digests"))
     images = pa.concat_tables(tables)
     num_anomalous = int(pc.sum(images["is_anomalous"]).as_py() or 0)
     if num_anomalous:
@@ -167,11 +167,13 @@ def _images(run: Run, indices: Iterable[int]) -> pa.Table:
 def _fitted(run: Run, *, options: CalibrationOptions) -> Calibration:
     """Fit in three passes; each is the same for any division of the scores."""
     slices = range(run.num_slices)
-    survey = functools.reduce(Survey.merge, mapped(_survey, run, slices, threshold_by=options.threshold_by))
+    surveys = mapped(_survey, run, slices, task="Surveying scores", threshold_by=options.threshold_by)
+    survey = functools.reduce(Survey.merge, surveys)
     query = ray.put(plan_query(survey, options))
-    detail = functools.reduce(Detail.merge, mapped(_detail, run, slices, query=query))
+    detail = functools.reduce(Detail.merge, mapped(_detail, run, slices, task="Counting scores", query=query))
     calibration = fit(survey, detail, options=options, statistic_options=run.statistic_options)
-    counted = functools.reduce(operator.add, mapped(_observed, run, slices, calibration=calibration))
+    alarms = mapped(_observed, run, slices, task="Counting alarms", calibration=calibration)
+    counted = functools.reduce(operator.add, alarms)
     return with_observed(calibration, counted)
 
 

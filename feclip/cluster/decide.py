@@ -54,7 +54,8 @@ def decide(config: DecideConfig) -> str:
     total = Tally()
     with session(config.cluster):
         decide_slices(run, calibration)
-        parts = mapped(check_slices, run, range(run.num_slices), calibration_id=calibration.calibration_id)
+        slices, chosen = range(run.num_slices), calibration.calibration_id
+        parts = mapped(check_slices, run, slices, task="Reading back", calibration_id=chosen)
         for tally in parts:
             total += tally
     labels = Counter(total.labels) + Counter(undecided=total.errors.total())

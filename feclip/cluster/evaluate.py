@@ -62,6 +62,7 @@ from feclip.evaluation import (
     select_images,
 )
 from feclip.metrics import PixelCounts
+from feclip.progress import Progress
 
 __all__ = ["evaluate"]
 
@@ -162,10 +163,15 @@ def _looked_at(
     references = [ray.put(bundle.images) for bundle in bundles]
     task = ray.remote(num_cpus=1)(_look)
     parts = [wanted.slice(start, IMAGES_PER_TASK) for start in range(0, wanted.num_rows, IMAGES_PER_TASK)]
-    looks = ray.get([task.remote(part, *references, num_threads=config.data.num_workers) for part in parts])
-    for found in looks:
-        if isinstance(found, FeclipError):
-            raise found
+    tasks = [task.remote(part, *references, num_threads=config.data.num_workers) for part in parts]
+    looks = []
+    with Progress("Looking", wanted.num_rows, unit="images") as progress:
+        for part, reference in zip(parts, tasks, strict=True):
+            found = ray.get(reference)
+            if isinstance(found, FeclipError):
+                raise found
+            looks.append(found)
+            progress.advance(part.num_rows)
     images = pa.concat_tables([found.images for found in looks])
     require_sound(images)
     logger.info("Looked at %d images", images.num_rows)
@@ -254,7 +260,8 @@ def _scored(bundle: Bundle, images: pa.Table, *, config: EvaluateConfig, folder:
 def _judged(run: Run, bundle: Bundle, *, config: EvaluateConfig, num_known: int, digest: str) -> Judgement:
     """Gather the image scores, count the pixels and return the numbers."""
     calibration_id = None if bundle.calibration is None else bundle.calibration.calibration_id
-    parts = mapped(_image_rows, run, range(run.num_slices), calibration_id=calibration_id)
+    slices = range(run.num_slices)
+    parts = mapped(_image_rows, run, slices, task="Gathering scores", calibration_id=calibration_id)
     images = pa.concat_tables(list(parts))
     results = _judged_categories(run, images, options=bundle.input_options, config=config)
     return Judgement(
@@ -297,10 +304,14 @@ def _judged_categories(
         ]
         chosen = images.filter(pc.field("category") == category)
         references[category] = judging.remote(chosen, *counts, category=category, num_resamples=num_resamples)
-    results = {category: ray.get(reference) for category, reference in references.items()}
-    for result in results.values():
-        if isinstance(result, FeclipError):
-            raise result
+    results = {}
+    with Progress("Judging", len(references), unit="categories") as progress:
+        for category, reference in references.items():
+            result = ray.get(reference)
+            if isinstance(result, FeclipError):
+                raise result
+            results[category] = result
+            progress.advance()
     return results
 
 

@@ -9,7 +9,6 @@ Zero epochs need no image and no worker: the driver writes the bundle.
 """
 
 import logging
-import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +22,7 @@ from feclip.cluster.train import train
 from feclip.config import FinetuneConfig
 from feclip.data import INSPECTION_SCHEMA, MANIFEST_SCHEMA, Split, check_writable
 from feclip.errors import DataError
+from feclip.progress import draws_bars
 from feclip.training import Claim
 
 __all__ = ["checked_images", "finetune"]
@@ -53,7 +53,7 @@ def finetune(config: FinetuneConfig) -> str:
         with session(config.cluster):
             require_resources(config.cluster)
             claim.take(checked_images(manifest, config=config))
-            train(config, progress=sys.stderr.isatty())
+            train(config, progress=draws_bars())
     else:
         model, images = build_model(config.model, seed=config.seed), _no_images()
         claim.take(images)

@@ -10,6 +10,7 @@ import ray
 from feclip.config import FinetuneConfig
 from feclip.data import inspect_rows, overlap_check
 from feclip.errors import DataError
+from feclip.progress import Progress
 
 __all__ = ["inspected"]
 
@@ -32,7 +33,13 @@ def inspected(table: pa.Table, *, config: FinetuneConfig) -> pa.Table:
     slices = [table.slice(start, IMAGES_PER_TASK) for start in range(0, table.num_rows, IMAGES_PER_TASK)]
     task = ray.remote(num_cpus=1)(inspect_rows)
     tasks = [task.remote(rows, num_threads=config.data.num_workers) for rows in slices]
-    checked = pa.concat_tables(ray.get(tasks))
+    parts = []
+    with Progress("Checking", table.num_rows, unit="images") as progress:
+        for reference in tasks:
+            part = ray.get(reference)
+            parts.append(part)
+            progress.advance(part.num_rows, errors=part.num_rows - part["error"].null_count)
+    checked = pa.concat_tables(parts)
     errors = [error for error in checked["error"].to_pylist() if error]
     if errors:
         shown = "; ".join(errors[:SHOWN_ERRORS])

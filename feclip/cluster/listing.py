@@ -20,6 +20,7 @@ from feclip.archive import (
 )
 from feclip.data import join_uri
 from feclip.errors import DataError, FeclipError
+from feclip.progress import Progress
 
 __all__ = ["freeze_listing"]
 
@@ -43,17 +44,20 @@ def freeze_listing(source: Source, *, output: str) -> tuple[list[ListedFile], di
     task = ray.remote(num_cpus=1, num_returns="streaming")(_list_part)
     streams = [task.remote(part, source) for part in parts]
     blocks, ignored, columns = [], Counter[str](), set[str]()
-    for stream in streams:  # all of them are being listed; this one's blocks are numbered next
-        for head in stream:
-            found = ray.get(head)
-            if isinstance(found, FeclipError):
-                raise found
-            num_rows, more, left_out = found
-            table = next(stream)
-            ignored.update(left_out)
-            if num_rows:
-                blocks.append((table, num_rows))
-                columns.update(more)
+    with Progress("Listing", len(parts), unit="parts") as progress:
+        for stream in streams:  # all of them are being listed; this one's blocks are numbered next
+            for head in stream:
+                found = ray.get(head)
+                if isinstance(found, FeclipError):
+                    raise found
+                num_rows, more, left_out = found
+                table = next(stream)
+                ignored.update(left_out)
+                progress.advance(0, images=num_rows)
+                if num_rows:
+                    blocks.append((table, num_rows))
+                    columns.update(more)
+            progress.advance()
     if source.manifest is not None:
         _refuse_repeated([table for table, _ in blocks], manifest=source.manifest)
     writer = ray.remote(num_cpus=1)(_write_numbered)
@@ -62,10 +66,14 @@ def freeze_listing(source: Source, *, output: str) -> tuple[list[ListedFile], di
     for table, num_rows in blocks:
         files.append(writer.remote(folder, table, first_row_id=first_row_id, columns=sorted(columns)))
         first_row_id += num_rows
-    written = ray.get(files)
-    for result in written:
-        if isinstance(result, FeclipError):
-            raise result
+    written = []
+    with Progress("Writing the listing", first_row_id, unit="images") as progress:
+        for reference in files:
+            file = ray.get(reference)
+            if isinstance(file, FeclipError):
+                raise file
+            written.append(file)
+            progress.advance(file.num_rows)
     logger.info(
         "Listed %d images in %d parts in %.1f s%s",
         first_row_id,

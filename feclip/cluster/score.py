@@ -14,6 +14,7 @@ import logging
 import queue
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,8 +45,8 @@ from feclip.archive import (
 from feclip.bundle import Bundle, InputOverride, read_bundle
 from feclip.calibration import Calibration
 from feclip.cluster.listing import freeze_listing
+from feclip.cluster.monitoring import RunTags, SliceGauge, count_slice, show_slices_left
 from feclip.cluster.paths import absolute_path
-from feclip.cluster.progress import Progress
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import JpegDecoder, ScoreConfig, ScoringConfig
@@ -59,6 +60,8 @@ from feclip.data import (
     require_gpu_decoding,
 )
 from feclip.errors import DataError, FeclipError, RunError, StorageError
+from feclip.logs import context
+from feclip.progress import Progress
 
 __all__ = ["score"]
 
@@ -155,7 +158,7 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
     missing = run.missing(run.scores_folder)
     if config.retry_errors:
         there = sorted(set(range(run.num_slices)) - set(missing))
-        again = [index for part in mapped(slices_with_errors, run, there) for index in part]
+        again = [index for part in mapped(slices_with_errors, run, there, task="Finding errors") for index in part]
         logger.info("%d slices hold images with errors; they are scored once more.", len(again))
         missing = sorted([*missing, *again])
     forget_decisions(run, missing)
@@ -165,8 +168,10 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
     if missing:
         num_images = sum(len(run.rows_of(index)) for index in missing)
         logger.info("Scoring %d of %d images, in %d slices", num_images, run.num_rows, len(missing))
-        with Progress(num_images) as progress:
-            for row in _scored(run, missing, bundle=bundle, config=config.score, override=override):
+        tags, num_left = RunTags.of("score"), len(missing)
+        show_slices_left(tags, num_left)
+        with Progress("Scoring", num_images, unit="images") as progress:
+            for row in _scored(run, missing, bundle=bundle, config=config.score, override=override, tags=tags):
                 if row["start_up"]:
                     actors.append(json.loads(row["start_up"]))
                     log_start_up(actors)
@@ -174,7 +179,10 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
                     open_slices.append(row["failure"])
                     if len(open_slices) >= MAX_OPEN_SLICES:
                         break
-                progress.advance(row["num_images"], num_errors=row["num_errors"])
+                count_slice(tags, num_images=row["num_images"], errors=row["errors"], seconds=row["seconds"])
+                num_left -= row["num_images"] > 0
+                show_slices_left(tags, num_left)
+                progress.advance(row["num_images"], errors=sum(row["errors"].values()))
     seconds = time.monotonic() - started
     if open_slices:
         msg = (
@@ -190,7 +198,13 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
 
 
 def _scored(
-    run: Run, indices: list[int], *, bundle: Bundle, config: ScoringConfig, override: InputOverride | None
+    run: Run,
+    indices: list[int],
+    *,
+    bundle: Bundle,
+    config: ScoringConfig,
+    override: InputOverride | None,
+    tags: RunTags,
 ) -> Iterator[dict[str, Any]]:
     """Stream slices through the cluster; yield one small row for each as it is done.
 
@@ -211,6 +225,7 @@ def _scored(
             "options": bundle.input_options,
             "num_readers": config.num_readers,
             "leaves_jpegs": config.jpeg_decoder is JpegDecoder.nvjpeg,
+            "tags": tags,
         },
         num_cpus=DECODE_CPUS,
     )
@@ -227,6 +242,7 @@ def _scored(
             "override": override,
             "config": config,
             "calibration": bundle.calibration,
+            "tags": tags,
         },
         num_cpus=1,
         num_gpus=config.gpus_per_actor,
@@ -234,7 +250,7 @@ def _scored(
     for row in dataset.iter_rows():
         if row["fatal"]:
             raise RunError(str(row["fatal"]))
-        yield row
+        yield row | {name: json.loads(row[name]) for name in ("errors", "seconds")}
 
 
 @functools.lru_cache(maxsize=1)
@@ -243,19 +259,27 @@ def _decoder(options: InputOptions) -> GuardedDecoder:
     return GuardedDecoder(options)
 
 
+@functools.lru_cache(maxsize=1)
+def _fetching(tags: RunTags) -> SliceGauge:
+    """Return what shows that this worker fetches."""
+    return SliceGauge(tags, stage="fetch")
+
+
 def _fetch(
-    row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int, leaves_jpegs: bool
+    row: dict[str, Any], *, run: Run, options: InputOptions, num_readers: int, leaves_jpegs: bool, tags: RunTags
 ) -> dict[str, Any]:
     """Read and decode the slice that a row names."""
-    index = int(row["index"])
-    empty = {"index": index, "rows": b"", "pixels": b"", "failure": "", "fatal": ""}
-    try:
-        fetched = fetch_slice(run, index, decoder=_decoder(options), num_readers=num_readers, leaves_jpegs=leaves_jpegs)
-    except StorageError as error:
-        return empty | {"failure": str(error)}
-    except FeclipError as error:
-        return empty | {"fatal": str(error)}
-    return empty | {"rows": fetched.pack_rows(), "pixels": fetched.pixels}
+    index, decoder = int(row["index"]), _decoder(options)
+    done = {"index": index, "rows": b"", "pixels": b"", "failure": "", "fatal": ""}
+    with _fetching(tags).busy(index), context(slice=index):
+        try:
+            fetched = fetch_slice(run, index, decoder=decoder, num_readers=num_readers, leaves_jpegs=leaves_jpegs)
+            done |= {"rows": fetched.pack_rows(), "pixels": fetched.pixels}
+        except StorageError as error:
+            done["failure"] = str(error)
+        except FeclipError as error:
+            done["fatal"] = str(error)
+    return done | {"seconds": json.dumps(decoder.stopwatch.take())}
 
 
 class _ScoringActor:
@@ -272,14 +296,15 @@ class _ScoringActor:
         override: InputOverride | None,
         config: ScoringConfig,
         calibration: Calibration | None,
+        tags: RunTags,
     ) -> None:
         import torch  # noqa: PLC0415 - see docs/adr/0020
 
         from feclip.scoring import Scorer  # noqa: PLC0415 - see docs/adr/0020
 
         torch.set_num_threads(config.threads_per_actor)
-        logging.basicConfig(level=logging.WARNING, format="%(message)s")
         self._run = run
+        self._gauge = SliceGauge(tags, stage="score")
         self._calibration = calibration
         self._scorer: Scorer | None = None
         self._gpu: GpuDecoder | None = None
@@ -300,29 +325,37 @@ class _ScoringActor:
             self._fatal = str(error)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        done = self._do({name: values[0] for name, values in batch.items()})
-        return {name: [value] for name, value in done.items()}
+        row = {name: values[0] for name, values in batch.items()}
+        index = int(row["index"])
+        with self._gauge.busy(index), context(slice=index):
+            done = self._do(row)
+        seconds = Counter(json.loads(str(row["seconds"])))
+        if self._scorer is not None:
+            seconds.update(self._scorer.stopwatch.take())
+        return {name: [value] for name, value in (done | {"seconds": json.dumps(seconds)}).items()}
 
     def _do(self, row: dict[str, Any]) -> dict[str, Any]:
         index = int(row["index"])
         done = {"index": index, "failure": str(row["failure"]), "fatal": str(row["fatal"]) or self._fatal}
-        done |= {"num_images": 0, "num_errors": 0, "start_up": self._told_once()}
+        done |= {"num_images": 0, "errors": "{}", "start_up": self._told_once()}
         if done["failure"] or done["fatal"] or self._scorer is None:
             return done
         fetched = FetchedSlice.unpack(index, rows=row["rows"], pixels=row["pixels"])
         try:
             if self._gpu is not None:
-                fetched = decode_jpegs(self._run, fetched, gpu=self._gpu, decoder=_decoder(self._gpu.options))
+                with self._scorer.stopwatch.time("decode"):
+                    fetched = decode_jpegs(self._run, fetched, gpu=self._gpu, decoder=_decoder(self._gpu.options))
             table = score_slice(self._run, fetched, scorer=self._scorer)
-            tally = publish_slice(self._run, index, table, calibration=self._calibration)
+            with self._scorer.stopwatch.time("write"):
+                tally = publish_slice(self._run, index, table, calibration=self._calibration)
         except StorageError as error:
             return done | {"failure": str(error)}
         except DataError as error:  # no thresholds for it; the scores stand, and the end of the job names this
             logger.warning("Slice %d is scored but not decided: %s", index, error)
-            return done | {"num_images": len(table), "num_errors": table["error"].is_valid().to_pylist().count(True)}
+            tally = Tally.of_scores(table)
         except FeclipError as error:
             return done | {"fatal": str(error)}
-        return done | {"num_images": tally.num_images, "num_errors": tally.errors.total()}
+        return done | {"num_images": tally.num_images, "errors": json.dumps(tally.errors)}
 
     def _told_once(self) -> str:
         """Return how the model was made ready, and nothing from then on."""
@@ -335,7 +368,7 @@ class _ScoringActor:
 def _checked(run: Run, *, calibration_id: str | None) -> Tally:
     """Read everything back; every row of the listing must be there once."""
     total = Tally()
-    for tally in mapped(check_slices, run, range(run.num_slices), calibration_id=calibration_id):
+    for tally in mapped(check_slices, run, range(run.num_slices), task="Reading back", calibration_id=calibration_id):
         total += tally
     if total.num_images != run.num_rows:
         msg = f"{run.output} holds {total.num_images} rows for {run.num_rows} images; submit the job again."

@@ -11,9 +11,11 @@ from ray._private.state import state as cluster_state  # what Ray Train asks too
 
 from feclip.cluster.endpoint import endpoint_variables, use_endpoint
 from feclip.cluster.failures import in_one_line
+from feclip.cluster.forwarding import forward_json
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
+from feclip.logs import settings, speaks_json
 
 __all__ = ["is_submitted_job", "require_actors", "require_resources", "room_for_trials", "session", "use_endpoint"]
 
@@ -49,13 +51,18 @@ def session(config: ClusterConfig) -> Iterator[None]:
         try:
             ray.init(
                 address=address or "local",  # else Ray would look for a head that may be long dead, and wait for it
-                runtime_env={"env_vars": environment},
+                runtime_env={
+                    "env_vars": environment | settings().environment(),
+                    "worker_process_setup_hook": "feclip.logs.configure_worker",
+                },
                 logging_level=logging.WARNING,
             )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             told = " ".join(str(error).split())
             msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {told}"
             raise RunError(msg) from error
+        if speaks_json():
+            forward_json()
         resources = ray.cluster_resources()
         logger.info(
             "%s Ray cluster: %g CPUs, %g GPUs",

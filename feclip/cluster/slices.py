@@ -11,6 +11,8 @@ from feclip.archive import Run, decide_slice
 from feclip.calibration import Calibration
 from feclip.data import join_uri, write_bytes
 from feclip.errors import FeclipError
+from feclip.logs import context
+from feclip.progress import Progress
 
 __all__ = ["decide_slices", "mapped"]
 
@@ -22,26 +24,37 @@ CALIBRATION_FILE = "_calibration.json"
 _T = TypeVar("_T")
 
 
-def mapped(function: Callable[..., _T], run: Run, indices: Iterable[int], **arguments: Any) -> Iterator[_T]:  # noqa: ANN401
+def mapped(
+    function: Callable[..., _T],
+    run: Run,
+    indices: Iterable[int],
+    *,
+    task: str,
+    **arguments: Any,  # noqa: ANN401
+) -> Iterator[_T]:
     """Call ``function(run, some of the slices, **arguments)`` in tasks; yield the results in the order of the slices.
 
     Args:
         function: What to do with some slices.
         run: The run, which is sent to each node once.
         indices: Slices, from zero.
+        task: What is done, for the progress that is shown.
         **arguments: Further arguments of the function.
 
     Raises:
         FeclipError: As the function does.
     """
-    task = ray.remote(num_cpus=1)(_caught)
+    remote = ray.remote(num_cpus=1)(_caught)
     shared, chosen = ray.put(run), list(indices)
     parts = [chosen[start : start + SLICES_PER_TASK] for start in range(0, len(chosen), SLICES_PER_TASK)]
-    for reference in [task.remote(function, shared, part, arguments=arguments) for part in parts]:
-        result = ray.get(reference)
-        if isinstance(result, FeclipError):
-            raise result
-        yield result
+    references = [remote.remote(function, shared, part, arguments=arguments) for part in parts]
+    with Progress(task, sum(len(run.rows_of(index)) for index in chosen), unit="images") as progress:
+        for part, reference in zip(parts, references, strict=True):
+            result = ray.get(reference)
+            if isinstance(result, FeclipError):
+                raise result
+            progress.advance(sum(len(run.rows_of(index)) for index in part))
+            yield result
 
 
 def decide_slices(run: Run, calibration: Calibration) -> None:
@@ -55,7 +68,7 @@ def decide_slices(run: Run, calibration: Calibration) -> None:
     missing = run.missing(folder)
     if missing:
         logger.info("Deciding on %d slices by calibration %s", len(missing), calibration.calibration_id[:12])
-    for _ in mapped(_decide, run, missing, calibration=calibration):
+    for _ in mapped(_decide, run, missing, task="Deciding", calibration=calibration):
         pass
     text = json.dumps(calibration.to_json(), indent=1) + "\n"
     write_bytes(join_uri(folder, CALIBRATION_FILE), text.encode())  # last: a folder without it is not finished
@@ -69,6 +82,7 @@ def _decide(run: Run, indices: Iterable[int], *, calibration: Calibration) -> No
 def _caught(function: Any, run: Run, indices: list[int], *, arguments: dict[str, Any]) -> Any:  # noqa: ANN401
     """Return an error that is written for users instead of raising it, so that it arrives as it is."""
     try:
-        return function(run, indices, **arguments)
+        with context(slices=f"{indices[0]}-{indices[-1]}"):
+            return function(run, indices, **arguments)
     except FeclipError as error:
         return error

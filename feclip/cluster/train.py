@@ -9,14 +9,16 @@ import pyarrow.fs
 import ray.train
 import s3fs
 import torch
-from ray.experimental import tqdm_ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from feclip.bundle import write_bundle
+from feclip.cluster.monitoring import RunTags
+from feclip.cluster.training_watch import TrainingWatch
 from feclip.config import FinetuneConfig
 from feclip.data import is_local, join_uri
 from feclip.errors import FeclipError, RunError
+from feclip.logs import configure_worker, fields
 from feclip.training import RUN_FOLDER, TrainState, fit_config, read_run_images
 
 __all__ = ["train"]
@@ -44,7 +46,7 @@ def train(config: FinetuneConfig, *, progress: bool) -> None:
     path, filesystem = _train_storage(join_uri(config.output, RUN_FOLDER))
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "progress": progress},
+        train_loop_config={"config": config, "progress": progress, "tags": RunTags.of("finetune")},
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         run_config=RunConfig(
             name=RUN_NAME,
@@ -70,22 +72,23 @@ def _worker(loop: dict[str, object]) -> str | None:
     Returns:
         The message of an error that every rank has met alike and that a restart would meet again, or None.
     """
-    config, progress = loop["config"], loop["progress"]
+    config, tags = loop["config"], loop["tags"]
     assert isinstance(config, FinetuneConfig)
+    assert isinstance(tags, RunTags)
     rank = ray.train.get_context().get_world_rank()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
-    logging.getLogger("feclip").setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    configure_worker(speaks=rank == 0, rank=rank)
     torch.manual_seed(config.seed * ray.train.get_context().get_world_size() + rank)
     images = read_run_images(config.output)
     try:
-        model, state = fit_config(
-            config,
-            images=images,
-            device=get_device(),
-            state=_last_state(),
-            on_epoch=lambda state: _report(state, epochs=config.optim.epochs),
-            on_step=_StepBar() if progress and rank == 0 else _no_bar,
-        )
+        with TrainingWatch(tags, num_epochs=config.optim.epochs, draws=bool(loop["progress"])) as watch:
+            model, state = fit_config(
+                config,
+                images=images,
+                device=get_device(),
+                state=_last_state(),
+                on_epoch=lambda state: _report(state, epochs=config.optim.epochs, watch=watch),
+                on_step=watch.step if rank == 0 else lambda _: None,
+            )
     except RunError as error:
         return str(error)
     if rank == 0:
@@ -101,35 +104,18 @@ def _last_state() -> TrainState | None:
         return TrainState.load(Path(folder))
 
 
-def _report(state: TrainState, *, epochs: int) -> None:
+def _report(state: TrainState, *, epochs: int, watch: TrainingWatch) -> None:
     """Log one line and keep the state; a barrier for all ranks, of which rank 0 alone carries the checkpoint."""
     record = state.metrics[-1]
     shown = " ".join(f"{name} {value:.4f}" for name, value in record.items() if name != "epoch")
-    logger.info("epoch %d/%d: %s", state.epoch, epochs, shown)
+    logger.info("epoch %d/%d: %s", state.epoch, epochs, shown, extra=fields(**record))
     if ray.train.get_context().get_world_rank() > 0:
         ray.train.report(record)
         return
+    watch.epoch(state.epoch)
     with tempfile.TemporaryDirectory() as folder:
         state.save(Path(folder))
         ray.train.report(record, checkpoint=Checkpoint.from_directory(folder))
-
-
-def _no_bar(epoch: int, step: int, num_steps: int) -> None:
-    """Draw nothing."""
-
-
-class _StepBar:
-    """A bar of the steps of the running epoch, drawn by the driver's terminal."""
-
-    def __init__(self) -> None:
-        self._bar: tqdm_ray.tqdm | None = None
-
-    def __call__(self, epoch: int, step: int, num_steps: int) -> None:
-        if self._bar is None or step == 1:
-            self._bar = tqdm_ray.tqdm(desc=f"epoch {epoch + 1}", total=num_steps, unit="step")
-        self._bar.update(1)
-        if step == num_steps:
-            self._bar.close()
 
 
 def _train_storage(uri: str) -> tuple[str, pyarrow.fs.FileSystem | None]:

@@ -4,6 +4,7 @@ The records of the trials decide what is done, so nothing here keeps a state tha
 """
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from feclip.cluster.monitoring import RunTags, show_trials
 from feclip.config import TrialScheduling, TuneConfig
+from feclip.logs import fields
+from feclip.progress import Progress
 from feclip.tuning import (
     OBJECTIVE,
     SearchSpace,
     TrialRecord,
+    TrialStatus,
     best_trial,
     drop_states,
     final_objective,
@@ -124,11 +129,23 @@ class Watch(TrialProgressCallback):  # type: ignore[misc]
 
     Args:
         config: The sweep.
+        tags: Of its metrics.
+        progress: What counts the ended trials.
     """
 
-    def __init__(self, config: TuneConfig) -> None:
+    def __init__(self, config: TuneConfig, *, tags: RunTags, progress: Progress) -> None:
         super().__init__()
         self._config = config
+        self._tags = tags
+        self._progress = progress
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks, a bar cannot be, and nothing reads what Tune pickled."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ANN401, ARG002
+        """Show that one more trial runs."""
+        self._show(read_trials(self._config.output))
 
     def on_trial_result(self, *args: Any, **info: Any) -> None:  # noqa: ANN401
         """Say nothing: a line per trial is enough."""
@@ -162,6 +179,8 @@ class Watch(TrialProgressCallback):  # type: ignore[misc]
 
     def _tell(self, record: TrialRecord) -> None:
         records = read_trials(self._config.output)
+        self._show(records)
+        self._progress.advance(1)
         ended = sum(each.ended for each in records)
         values = ", ".join(f"{name} {_short(value)}" for name, value in record.values.items())
         best = best_trial(records, options=self._config.tune)
@@ -179,7 +198,12 @@ class Watch(TrialProgressCallback):  # type: ignore[misc]
             "no best yet"
             if best is None
             else f"best {_short(final_objective(best, options=self._config.tune))}, trial {best.number}",
+            extra=fields(trial=record.number, status=record.status.value, objective=value),
         )
+
+    def _show(self, records: list[TrialRecord]) -> None:
+        statuses = Counter(record.status.value for record in records)
+        show_trials(self._tags, {status.value: statuses[status.value] for status in TrialStatus})
 
 
 def _short(value: object) -> str:

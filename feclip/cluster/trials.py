@@ -19,9 +19,12 @@ import torch
 from ray import tune
 from ray.tune.execution import class_cache  # it has no other door; Ray is pinned exactly
 
+from feclip.cluster.monitoring import RunTags
 from feclip.cluster.trial_hooks import EPOCH, Proposals, Watch, scheduler
 from feclip.config import SweepConfig, TuneConfig
 from feclip.errors import ConfigError, FeclipError, RunError
+from feclip.logs import configure_worker
+from feclip.progress import Progress
 from feclip.training import TrainState, fit_config
 from feclip.tuning import (
     OBJECTIVE,
@@ -72,12 +75,15 @@ def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[
     logging.getLogger(TABLES_OF_TUNE).setLevel(logging.ERROR)
     assert config.num_trials is not None
     _reopen(config)
-    for _ in range(1 + config.cluster.max_failures):  # Tune gives up a trial whose worker dies between two trials
-        begun = read_trials(config.output)
-        missing = config.num_trials - sum(record.ended for record in begun)
-        if missing <= 0:
-            return begun
-        _run_tune(config, space=space, begun=begun, missing=missing, at_once=at_once)
+    ended = sum(record.ended for record in read_trials(config.output))
+    with Progress("Sweep", config.num_trials, unit="trials", done=ended) as progress:
+        watch = Watch(config, tags=RunTags.of("tune"), progress=progress)
+        for _ in range(1 + config.cluster.max_failures):  # Tune gives up a trial whose worker dies between two trials
+            begun = read_trials(config.output)
+            missing = config.num_trials - sum(record.ended for record in begun)
+            if missing <= 0:
+                return begun
+            _run_tune(config, space=space, begun=begun, missing=missing, at_once=at_once, watch=watch)
     records = read_trials(config.output)
     ended = sum(record.ended for record in records)
     if ended < config.num_trials:
@@ -86,7 +92,9 @@ def run_trials(config: TuneConfig, *, space: SearchSpace, at_once: int) -> list[
     return records
 
 
-def _run_tune(config: TuneConfig, *, space: SearchSpace, begun: list[TrialRecord], missing: int, at_once: int) -> None:
+def _run_tune(
+    config: TuneConfig, *, space: SearchSpace, begun: list[TrialRecord], missing: int, at_once: int, watch: Watch
+) -> None:
     """Run Tune until no trial is left that it would start."""
     with tempfile.TemporaryDirectory(prefix="feclip-sweep-") as folder:
         tuner = tune.Tuner(
@@ -104,7 +112,7 @@ def _run_tune(config: TuneConfig, *, space: SearchSpace, begun: list[TrialRecord
                 name="sweep",
                 storage_path=folder,
                 failure_config=tune.FailureConfig(max_failures=config.cluster.max_failures),
-                callbacks=[Watch(config)],
+                callbacks=[watch],
                 verbose=0,
             ),
         )
@@ -135,7 +143,7 @@ def _trainable(config: TuneConfig) -> Callable[[dict[str, Any]], None]:
 
 def _trial(config: TuneConfig, *, number: int) -> None:
     """Train one trial to its last epoch, or until Tune stops it; goes on from its last written epoch."""
-    logging.basicConfig(level=logging.WARNING, format=f"trial {number}: %(message)s", force=True)
+    configure_worker(trial=number)
     os.environ.setdefault(*THREAD_PATIENCE)
     record = read_trial(config.output, number)
     if record.ended:

@@ -33,6 +33,7 @@ from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_know
 from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, parse_parquet
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
+from feclip.data.stopwatch import Stopwatch
 from feclip.data.storage import (
     MAX_READ_BYTES,
     STORAGE_PATIENCE_VARIABLE,
@@ -87,6 +88,7 @@ __all__ = [
     "Sample",
     "SourceSize",
     "Split",
+    "Stopwatch",
     "StorageForbiddenError",
     "StorageMissingError",
     "StorageTooLargeError",

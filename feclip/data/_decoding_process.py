@@ -27,6 +27,7 @@ if __name__ == "__main__":
 from feclip.data._frames import receive_frame, send_frame
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.prepare import InputOptions, prepare_image
+from feclip.data.stopwatch import Stopwatch
 
 GRACE_SECONDS = 10.0
 """How long after its time for one image the process ends itself: its parent, if it lives, has ended it before."""
@@ -85,8 +86,11 @@ def answer(request: dict[str, Any], body: bytes, *, options: InputOptions) -> tu
     """
     uri, size, mask_uri = request["uri"], request["image_bytes"], request["valid_mask_uri"]
     mask = None if mask_uri is None else body[size:]
+    stopwatch = Stopwatch()
     try:
-        image = prepare_image(body[:size], uri=uri, options=options, valid_mask=mask, valid_mask_uri=mask_uri)
+        image = prepare_image(
+            body[:size], uri=uri, options=options, valid_mask=mask, valid_mask_uri=mask_uri, stopwatch=stopwatch
+        )
     except ImageError as error:
         return {"kind": error.kind, "error": str(error)}, b""
     except MemoryError:
@@ -98,6 +102,7 @@ def answer(request: dict[str, Any], body: bytes, *, options: InputOptions) -> tu
         "height": image.height,
         "valid_box": list(image.valid_box),
         "has_mask": image.valid_mask is not None,
+        "letterbox_seconds": stopwatch.take()["letterbox"],
     }
     return reply, image.pixels.tobytes() + (image.valid_mask or b"")
 

@@ -83,14 +83,16 @@ def fetch_and_decode(
     """
     digest = None
     try:
-        data = _read_file(uri, size=size, max_file_bytes=max_file_bytes)
+        with decoder.stopwatch.time("fetch"):
+            data = _read_file(uri, size=size, max_file_bytes=max_file_bytes)
         digest = sha256(data)
         jpeg = undecoded_jpeg(data, options=decoder.options) if leaves_jpegs else None
         if jpeg is not None:
             return FetchedImage(sha256=digest, image=jpeg, error=None)
         mask = None
         if decoder.options.valid_region == "mask_uri" and valid_mask_uri is not None:
-            mask = _read_mask(valid_mask_uri, max_file_bytes=max_file_bytes)
+            with decoder.stopwatch.time("fetch"):
+                mask = _read_mask(valid_mask_uri, max_file_bytes=max_file_bytes)
     except ImageError as error:
         return FetchedImage(sha256=digest, image=None, error=error)
     return decode_fetched(data, uri=uri, digest=digest, decoder=decoder, valid_mask=mask, valid_mask_uri=valid_mask_uri)

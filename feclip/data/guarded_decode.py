@@ -29,6 +29,7 @@ import numpy as np
 from feclip.data._frames import receive_frame, send_frame
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.prepare import InputOptions, PreparedImage
+from feclip.data.stopwatch import Stopwatch
 from feclip.data.valid_region import ValidBox
 from feclip.errors import RunError, one_line
 
@@ -60,6 +61,9 @@ class GuardedDecoder:
         memory_bytes: Most memory that decoding may take, beyond the child's own 100 MB of address space.
         command: The child's program; tests replace it.
 
+    Attributes:
+        stopwatch: Seconds of its images: ``fetch`` of all readers, and ``decode`` and ``letterbox`` of the child.
+
     Example:
         >>> with GuardedDecoder(InputOptions(image_size=8)) as decoder:
         ...     image = decoder.decode(b"P5 2 1 255 ab", uri="a.pgm")
@@ -76,6 +80,7 @@ class GuardedDecoder:
         command: Sequence[str] = _CHILD,
     ) -> None:
         self.options = options
+        self.stopwatch = Stopwatch()
         self._seconds = seconds
         self._memory_bytes = memory_bytes
         self._command = [*command, json.dumps(asdict(options)), str(memory_bytes), str(seconds)]
@@ -135,6 +140,8 @@ class GuardedDecoder:
     def _ask(self, request: dict[str, Any], body: bytes) -> PreparedImage:
         if self._child is None:
             self._child = _Child(self._command)
+        started = time.perf_counter()
+        letterbox_seconds = 0.0
         deadline = time.monotonic() + self._seconds
         size = self.options.image_size
         longest = 4 * size * size + 1024  # three bytes a pixel, at most one bit more for its validity, compressed
@@ -142,6 +149,7 @@ class GuardedDecoder:
             send_frame(self._child.connection, request, body, deadline=deadline)
             reply, pixels = receive_frame(self._child.connection, max_body_bytes=longest, deadline=deadline)
             if "kind" not in reply:
+                letterbox_seconds = float(reply["letterbox_seconds"])
                 return _prepared(reply, pixels, image_size=size)
             kind = ImageErrorKind(reply["kind"])
         except TimeoutError as error:
@@ -157,6 +165,9 @@ class GuardedDecoder:
         except BaseException:
             self._end()  # an answer that is still to come would be taken for the next image's
             raise
+        finally:
+            self.stopwatch.add("decode", time.perf_counter() - started - letterbox_seconds)
+            self.stopwatch.add("letterbox", letterbox_seconds)
         if kind in _LOST:
             self._end()  # what it holds in memory is in doubt
             raise self._lost(kind, how=reply["error"])

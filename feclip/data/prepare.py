@@ -16,6 +16,7 @@ from feclip.data.decode import decode_mask, decode_source
 from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border
 from feclip.data.source_image import SourceImage
+from feclip.data.stopwatch import Stopwatch
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 from feclip.errors import DataError
 
@@ -129,6 +130,7 @@ def prepare_image(
     options: InputOptions,
     valid_mask: bytes | None = None,
     valid_mask_uri: str | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> PreparedImage:
     """Decode one image and bring it to the model's input.
 
@@ -139,6 +141,7 @@ def prepare_image(
         valid_mask: Bytes of the file that tells where the image shows the scene, white where it counts; read if
             ``options.valid_region`` is ``mask_uri``.
         valid_mask_uri: Where these came from, for messages.
+        stopwatch: Gets the seconds of ``letterbox``.
 
     Returns:
         Pixels, source size and valid pixels.
@@ -147,7 +150,8 @@ def prepare_image(
         ImageError: If the image or its mask cannot be decoded, or the mask does not fit.
     """
     source = options.decode(data, uri=uri)
-    pixels, record = options.place(source)
+    with (stopwatch or Stopwatch()).time("letterbox"):
+        pixels, record = options.place(source)
     valid = record.valid_pixels()
     if options.valid_region == "uniform_border":
         valid = record.place(uniform_border(source.pixels, padding_color=options.padding_color))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -27,10 +28,13 @@ from feclip.demo.pretrain_data import Pool, PoolConfig, draw_batch, load_pool
 from feclip.demo.pretrain_init import initialize_trunk
 from feclip.demo.pretrain_losses import Precision, compute_losses, create_heads
 from feclip.demo.zero_shot import zero_shot_auroc
+from feclip.logs import LogConfig, asked_format, configure, fields, say_end
+from feclip.progress import Progress
 
 __all__ = ["TrainingConfig", "create_clip", "main", "pretrain", "train"]
 
 PROGRAM = "python -m feclip.demo.pretrain"
+JOB = "pretrain"
 logger = logging.getLogger("feclip.demo.pretrain")
 
 BETAS = (0.9, 0.98)  # OpenAI's for its ViTs
@@ -140,31 +144,33 @@ def train(
     optimizer = _create_optimizer(parameters, config)
     attention = explicit_attention if config.precision == "bfloat16" else contextlib.nullcontext
     history: list[dict[str, float]] = []
-    for step in range(config.steps):
-        start = time.perf_counter()
-        clip.train()
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate_at(step)
-        batch = draw_batch(
-            pool,
-            rng=rng,
-            num_pairs=config.batch_size // 2,
-            image_size=IMAGE_SIZE,
-            strong_share=config.strong_share_at(step),
-        )
-        with attention(clip.visual):
-            losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
-        loss = losses["contrastive"] + config.twin_weight * losses["twin"]
-        loss = loss + config.token_weight_at(step) * losses["token"]
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-        optimizer.step()
-        with torch.no_grad():
-            clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        values = {name: value.item() for name, value in losses.items()}
-        history.append({**values, "seconds": time.perf_counter() - start})
-        _follow(clip, history, config=config, output=output)
+    with Progress("Pretraining", config.steps, unit="steps") as progress:
+        for step in range(config.steps):
+            start = time.perf_counter()
+            clip.train()
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate_at(step)
+            batch = draw_batch(
+                pool,
+                rng=rng,
+                num_pairs=config.batch_size // 2,
+                image_size=IMAGE_SIZE,
+                strong_share=config.strong_share_at(step),
+            )
+            with attention(clip.visual):
+                losses = compute_losses(clip, batch, heads=heads, words=words, precision=config.precision)
+            loss = losses["contrastive"] + config.twin_weight * losses["twin"]
+            loss = loss + config.token_weight_at(step) * losses["token"]
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
+            optimizer.step()
+            with torch.no_grad():
+                clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+            values = {name: value.item() for name, value in losses.items()}
+            history.append({**values, "seconds": time.perf_counter() - start})
+            progress.advance()
+            _follow(clip, history, config=config, output=output)
     return clip.eval(), history
 
 
@@ -182,7 +188,8 @@ def _follow(
     done = len(history)
     if done % REPORT_EVERY == 0:
         means = {name: sum(entry[name] for entry in history[-REPORT_EVERY:]) / REPORT_EVERY for name in history[0]}
-        logger.info("Step %d of %d: %s", done, config.steps, ", ".join(f"{name} {means[name]:.3f}" for name in means))
+        shown = ", ".join(f"{name} {means[name]:.3f}" for name in means)
+        logger.info("Step %d of %d: %s", done, config.steps, shown, extra=fields(step=done, **means))
     if output is not None and done % SAVE_EVERY == 0:
         auroc = zero_shot_auroc(
             clip,
@@ -240,13 +247,25 @@ def pretrain(
     logger.info("Wrote %s, %.2f s a step.", output, sum(entry["seconds"] for entry in history) / len(history))
 
 
+def _command(*, log: LogConfig | None = None, **arguments: Any) -> None:  # noqa: ANN401 - those of pretrain
+    """Train the demonstration backbone and write its weights, with the loss curve beside them.
+
+    Args:
+        log: What is said meanwhile.
+        **arguments: What is trained, and how.
+    """
+    configure(log or LogConfig(), job=JOB)
+    pretrain(**arguments)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run it; returns the exit code: 0, or 2 where the command line is wrong."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    asked = asked_format(sys.argv[1:] if arguments is None else arguments)
+    configure(LogConfig(format=asked), job=JOB)
     try:
-        auto_cli(pretrain, args=arguments, prog=PROGRAM, as_positional=False, allow_abbrev=False)
+        auto_cli(_command, args=arguments, prog=PROGRAM, as_positional=False, allow_abbrev=False)
     except ValueError as error:
-        logger.error("error: %s", error)  # noqa: TRY400 - written for the user, without a traceback
+        say_end(PROGRAM, f"error: {error}")
         return 2
     return 0
 

@@ -7,8 +7,6 @@ Shapes: N pairs, B images of a batch, S side of the stored pictures, C side of t
 """
 
 import json
-import logging
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +23,10 @@ from feclip.demo.sampling import GENERIC_SHARE, draw_defect_type
 from feclip.demo.surfaces import paint_surface
 from feclip.demo.tokenizer import OTHER_NOUNS
 from feclip.errors import DataError
+from feclip.progress import Progress
 
 __all__ = ["Pool", "PoolConfig", "draw_batch", "load_pool"]
 
-logger = logging.getLogger(__name__)
 
 USUAL = Difficulty()
 STRONG = Difficulty(weak_share=0.0, contrast=(0.25, 0.6), line_width=(2.5, 5.0), spot_radius=(4.0, 9.0))
@@ -37,7 +35,6 @@ FINE_SIZE = 256  # pixels; the size that data sets are written at
 FINE_MASK_COVER = 0.3  # share of a stored pixel that must be damaged for its mask
 OTHER_NOUN_SHARE = 0.25  # of the captions that would say "object": any noun without pictures of its own instead
 BRIGHTNESS = (0.8, 1.2)  # factor on the bytes, drawn per pair
-LOG_EVERY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +101,14 @@ def _families(config: PoolConfig) -> tuple[str, ...]:
 
 
 def _draw_pool(config: PoolConfig) -> Pool:
-    side, start = config.image_size, time.perf_counter()
+    side = config.image_size
     flawless = np.empty((config.num_pairs, side, side, 3), dtype=np.uint8)
     damaged, masks = np.empty_like(flawless), np.empty(flawless.shape[:3], dtype=np.bool_)
     families = _families(config)
-    for index, family in enumerate(families):
-        flawless[index], damaged[index], masks[index] = _draw_pair(config, index=index, family=family)
-        if (index + 1) % LOG_EVERY == 0:
-            logger.info("Drew %d of %d pairs, %.0f s.", index + 1, len(families), time.perf_counter() - start)
+    with Progress("Drawing", len(families), unit="pairs") as progress:
+        for index, family in enumerate(families):
+            flawless[index], damaged[index], masks[index] = _draw_pair(config, index=index, family=family)
+            progress.advance()
     return Pool(flawless=flawless, damaged=damaged, masks=masks, families=families)
 
 

@@ -3,7 +3,6 @@
 Shapes: N images, S side of the model input in pixels, H_t x W_t token grid.
 """
 
-import functools
 import math
 import subprocess
 import threading
@@ -19,6 +18,7 @@ import torch
 
 from feclip.bundle import Bundle
 from feclip.config import ScoringConfig
+from feclip.data import Stopwatch
 from feclip.errors import BundleError, ConfigError, RunError
 from feclip.model import autocast, num_top_pixels
 from feclip.scoring.batch_size import (
@@ -75,6 +75,7 @@ class Scorer:
 
     Attributes:
         start_up: How the model was made ready.
+        stopwatch: Seconds of what was scored: ``model``, start-up and waiting for a turn left out.
 
     Raises:
         BundleError: If the backbone or a tensor does not fit, or the maps would not fit in float16.
@@ -98,6 +99,7 @@ class Scorer:
     ) -> None:
         self.device = torch.device(device)
         self.model_id = bundle.model_id
+        self.stopwatch = Stopwatch()
         self._precision = precision
         self._gpu_share = gpu_share
         self._topk_fraction = topk_fraction
@@ -168,7 +170,11 @@ class Scorer:
             nothing = np.zeros(0, np.float32)
             maps = np.zeros((0, *self.token_grid), np.float16)
             return Scores(image_logit=nothing, map_max=nothing, map_topk_mean=nothing, token_map=maps)
-        work = functools.partial(self._scored, pixels, valid_pixels, size=self.batch_size, fills=self.start_up.compiled)
+
+        def work() -> tuple[Scores, bool]:
+            with self.stopwatch.time("model"):
+                return self._scored(pixels, valid_pixels, size=self.batch_size, fills=self.start_up.compiled)
+
         try:
             scores, are_maps_finite = self._in_turn(work)
         except torch.OutOfMemoryError as error:

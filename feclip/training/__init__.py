@@ -6,7 +6,7 @@ It runs in one process as it is, and on several where a torch process group exis
 from feclip.training.checkpoint import TrainState
 from feclip.training.claim import RUN_FOLDER, Claim, read_images, read_run_images, require_same_images, write_images
 from feclip.training.held_out import held_out_metrics
-from feclip.training.loop import fit
+from feclip.training.loop import Step, fit
 from feclip.training.prefixes import PrefixSource
 from feclip.training.run import fit_config
 
@@ -14,6 +14,7 @@ __all__ = [
     "RUN_FOLDER",
     "Claim",
     "PrefixSource",
+    "Step",
     "TrainState",
     "fit",
     "fit_config",

@@ -7,7 +7,9 @@ the gradients of the ranks are summed. An uneven last shard is thereby weighted 
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -24,11 +26,29 @@ from feclip.training.prefix_cache import open_stores
 from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
 
-__all__ = ["fit"]
+__all__ = ["Step", "fit"]
 
 logger = logging.getLogger(__name__)
 
 ADAM_FIELDS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """An optimiser step that was taken."""
+
+    epoch: int
+    """Of the step, zero-based."""
+    number: int
+    """Steps of the epoch that are taken, this one among them."""
+    num_steps: int
+    """Steps of each epoch."""
+    num_images: int
+    """Images of all ranks."""
+    loss: float
+    """Their mean loss."""
+    seconds: float
+    """What it took, with the wait for its images."""
 
 
 def fit(
@@ -43,7 +63,7 @@ def fit(
     num_threads: int,
     state: TrainState | None,
     on_epoch: Callable[[TrainState], None],
-    on_step: Callable[[int, int, int], None] = lambda *_: None,
+    on_step: Callable[[Step], None] = lambda _: None,
 ) -> TrainState:
     """Train until ``optim.epochs`` epochs are finished, from ``state`` if there is one.
 
@@ -60,7 +80,7 @@ def fit(
         num_threads: Threads that decode images for this rank.
         state: State to go on from; its epochs are not repeated.
         on_epoch: Called by every rank after each epoch with the state to keep.
-        on_step: Called after each step with the zero-based epoch, finished steps and steps of the epoch.
+        on_step: Called after each step, by every rank.
 
     Returns:
         The state after the last epoch.
@@ -88,6 +108,7 @@ def fit(
     for epoch in range(state.epoch, optim.epochs):
         batches = epoch_batches(len(train), batch_size=optim.batch_size, seed=seed, epoch=epoch)
         totals = torch.zeros(5, dtype=torch.float64, device=device)
+        begun = time.perf_counter()
         for index, (batch, counted) in enumerate(_own_batches(trained, batches), start=1):
             sums = _step(step_model, batch, counted=counted, loss=loss, optim=optim, device=device, adam=adam)
             if not bool(sums.isfinite().all()):
@@ -97,7 +118,17 @@ def fit(
                 )
                 raise RunError(msg)
             totals += sums
-            on_step(epoch, index, len(batches))
+            begun, seconds = time.perf_counter(), time.perf_counter() - begun
+            on_step(
+                Step(
+                    epoch=epoch,
+                    number=index,
+                    num_steps=len(batches),
+                    num_images=len(batches[index - 1]),
+                    loss=_means(sums, loss=loss)["loss"],
+                    seconds=seconds,
+                )
+            )
         record = {"epoch": epoch + 1, **_means(totals, loss=loss), **held_out_metrics(judged)}
         state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
         on_epoch(state)

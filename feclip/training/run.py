@@ -11,7 +11,7 @@ from feclip.config import FinetuneConfig
 from feclip.data import Split
 from feclip.model import FeClipModel
 from feclip.training.checkpoint import TrainState
-from feclip.training.loop import fit
+from feclip.training.loop import Step, fit
 
 __all__ = ["fit_config"]
 
@@ -23,7 +23,7 @@ def fit_config(
     device: torch.device,
     state: TrainState | None,
     on_epoch: Callable[[TrainState], None],
-    on_step: Callable[[int, int, int], None] = lambda *_: None,
+    on_step: Callable[[Step], None] = lambda _: None,
 ) -> tuple[FeClipModel, TrainState]:
     """Build the model and the data sets of ``config`` and train to its last epoch.
 

@@ -20,7 +20,7 @@ from feclip.config import DataConfig, ModelConfig, OptimConfig, Precision, Prefi
 from feclip.data import LabelledImages, Sample, inspect_rows
 from feclip.errors import RunError
 from feclip.model import FeClipModel
-from feclip.training import TrainState, prefix_cache
+from feclip.training import Step, TrainState, prefix_cache
 
 THREE_EPOCHS = dataclasses.replace(OPTIM, epochs=3)
 MODEL = ModelConfig(backbone="feclip-demo", pretrained="none", image_size=64, num_taps=3)
@@ -182,7 +182,7 @@ def test_the_size_is_stated_before_the_first_step(
 ) -> None:
     said: list[str] = []
 
-    def at_first_step(*_: int) -> None:
+    def at_first_step(_: Step) -> None:
         said.extend(record.getMessage() for record in caplog.records if "Prefix cache" in record.getMessage())
 
     with caplog.at_level(logging.INFO):
