@@ -32,7 +32,7 @@ def told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("optim: {epochs: 2, epoch: 4}\n", 4, "Group 'optim' does not accept option 'epoch'"),
         ("cluster:\n  num_workers: 20\n", None, "optim.batch_size must be at least cluster.num_workers (20)"),
-        ("optim: [1\n", 5, "did not find expected"),
+        ("optim: [1\n", 5, "expected ',' or ']'"),
     ],
 )
 def test_a_value_from_a_file_is_named_with_file_and_line(
@@ -58,7 +58,7 @@ def test_of_two_files_the_later_one_is_named(tmp_path: Path, capsys: pytest.Capt
     first.write_text(VALID + "seed: 1\noptim: {epochs: 3}\n")
     second.write_text("seed: -1\n")
     message = told(["--config", str(first), "--config", str(second)], capsys)
-    assert message.startswith(f"job: error: {second}:1: seed must be at least 0, got -1.")
+    assert message.startswith(f"job: error: {second}:1: seed must be at least 0 and below 2**32, got -1.")
 
 
 def test_a_value_that_only_the_job_can_refuse_is_named_with_its_file(

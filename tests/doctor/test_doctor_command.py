@@ -95,7 +95,6 @@ def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (home / "score.log").write_text("\n".join([*lines, "The last error: out of coffee."]))
     argv = ["doctor", *ALONE, *DEMO, "--diagnose", str(home / "out.zip"), "--run", str(home / "run")]
     argv += ["--logs", f"{home / 'score.log'},{home / 'absent.log'}"]
-    argv += ["--cluster.storage_endpoint", "http://marked-user-5:marked-pass-5@127.0.0.1:9"]
     session = home / "ray" / "session_2026-01-01_00-00-00_000000_1" / "logs"
     session.mkdir(parents=True)
     (session / "raylet.err").write_text(f"The raylet died of {MARKED['PLANT_TOKEN']}.\n")
