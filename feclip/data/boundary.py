@@ -57,14 +57,14 @@ class Boundary:
         if not inside:
             msg = f"{where}: {uri} lies outside of {self._root or '/'}."
             raise DataError(msg)
-        if self._is_local and not self._holds_target(local_path(uri)):
+        if self._is_local and not self._holds_target(_name(uri)):
             msg = f"{where}: {uri} is a link, or lies behind one, that leads out of {self._root or '/'}."
             raise DataError(msg)
 
     def _holds(self, uri: str) -> bool:
         if is_local(uri) != self._is_local:
             return False
-        name = local_path(uri) if self._is_local else uri
+        name = _name(uri)
         return name.startswith(f"{self._root}/") and ".." not in name.split("/")
 
     def _holds_target(self, path: str) -> bool:
@@ -73,6 +73,11 @@ class Boundary:
         real = os.path.realpath(path) if is_link else f"{self._real_folder(folder or '/')}/{name}"
         base = self._real_folder(self._root or "/").rstrip("/")
         return real.startswith(f"{base}/")
+
+
+def _name(uri: str) -> str:
+    """Return a path as it was given, and that of a file:// URI."""
+    return local_path(uri) if uri.startswith("file://") else uri
 
 
 def _refuse_disguise(given: str, *, where: str) -> None:

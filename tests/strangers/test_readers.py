@@ -235,7 +235,7 @@ JSON = st.recursive(
 )
 CONTENT = st.binary(max_size=400) | JSON.map(lambda value: json.dumps(value).encode())
 SEEDS = st.integers(min_value=0, max_value=2**32)
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=40, deadline=None)
 
 
 def takes(reader: Reader, content: bytes) -> bool:
@@ -271,7 +271,7 @@ def test_any_damage(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", RECORDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, times=st.integers(1, 3))
 def test_any_change_of_a_record(name: str, seed: int, times: int) -> None:
     is_yaml = name in {"search space", "config file"}
