@@ -11,11 +11,13 @@ from feclip.logs import JsonFormatter
 
 
 @pytest.fixture
-def forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's dispatcher as `ray.init` leaves it, then as we do; and as it was at the end."""
+def forwarded(monkeypatch: pytest.MonkeyPatch) -> logging.Handler:
+    """Ray's dispatcher as `ray.init` leaves it, then as we do, and as it was at the end; gives a handler of Ray's."""
+    handler = logging.NullHandler()
     monkeypatch.setattr(global_worker_stdstream_dispatcher, "handlers", [("ray_print_logs", print)])
-    monkeypatch.setattr(logging.getLogger("ray"), "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(logging.getLogger("ray"), "handlers", [handler])
     forward_json()
+    return handler
 
 
 @pytest.mark.usefixtures("forwarded")
@@ -35,7 +37,5 @@ def test_lines_of_ours_go_through_and_others_become_messages(capsys: pytest.Capt
     assert {line["run"] for line in told} == {json.loads(ours)["run"]}
 
 
-@pytest.mark.usefixtures("forwarded")
-def test_ray_s_own_lines_are_json() -> None:
-    (handler,) = logging.getLogger("ray").handlers
-    assert isinstance(handler.formatter, JsonFormatter)
+def test_ray_s_own_lines_are_json(forwarded: logging.Handler) -> None:
+    assert isinstance(forwarded.formatter, JsonFormatter)
