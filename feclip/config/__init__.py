@@ -27,6 +27,7 @@ from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.config.reporting import ReportConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -69,6 +70,7 @@ __all__ = [
     "Precision",
     "PrefixCache",
     "Protocol",
+    "ReportConfig",
     "Resize",
     "ScoreConfig",
     "ScoringConfig",

@@ -1,0 +1,204 @@
+"""One report, from its config to the page that stands: what is read, in which order it is written.
+
+<output>/images/<row_id>.jpg, <row_id>-map.webp    what is shown, and the heatmap that lies on it
+<output>/plotly.min.js                             the library of plots
+<output>/index.html                                last; deleted first, so a broken report is not taken for whole
+"""
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from feclip import __version__
+from feclip.config import ReportConfig
+from feclip.data import absolute_uri, check_writable, delete, join_uri, write_bytes
+from feclip.errors import ConfigError
+from feclip.pages import PLOTLY_FILE, plotly_script, render_page
+from feclip.report.content import card_rows, chart_values, decision_values, distribution_values, heat_values
+from feclip.report.counting import MAX_GROUPS, NO_VALUE, OTHER_GROUPS, ZERO_BIN
+from feclip.report.finding import print_found
+from feclip.report.holding import compare_parts, compare_tail, tail_measures
+from feclip.report.intervals import wilson_interval
+from feclip.report.opened import ScoredTable, partition_values
+from feclip.report.overlays import HeatScale
+from feclip.report.pictures import Picture, map_threshold, maps_of, write_pictures
+from feclip.report.survey import Survey, count_normals, survey_table
+
+__all__ = ["report"]
+
+logger = logging.getLogger(__name__)
+
+PAGE_FILE = "index.html"
+
+
+def report(config: ReportConfig) -> str | None:
+    """Make one report, or print what was looked for.
+
+    Returns:
+        URI of the page; None where rows were printed.
+
+    Raises:
+        FeclipError: One line that says what is wrong; no page is left behind then.
+    """
+    if config.find is not None:
+        print_found(ScoredTable.opened(config), text=config.find, to=sys.stdout)
+        return None
+    assert config.output is not None
+    output = absolute_uri(config.output)
+    for name in ("scores", "bundle", "normals"):
+        uri = getattr(config, name)
+        if uri is not None and absolute_uri(uri).rstrip("/") == output.rstrip("/"):
+            msg = f"output must be another place than {name} {uri}, which stays as it is."
+            raise ConfigError(msg)
+    table = ScoredTable.opened(config)
+    normals = table.normals(config)
+    check_writable(output)
+    page = join_uri(output, PAGE_FILE)
+    delete(page)
+    content = _content(table, normals, config=config, output=output)
+    write_bytes(join_uri(output, PLOTLY_FILE), plotly_script().encode())
+    html = render_page("report.html.jinja", package="feclip.report", plotly_file=PLOTLY_FILE, **content)
+    write_bytes(page, html.encode(errors="backslashreplace"))
+    logger.info("Report of %d images written to %s", table.run.num_rows, page)
+    return page
+
+
+def _content(table: ScoredTable, normals: ScoredTable | None, *, config: ReportConfig, output: str) -> dict[str, Any]:
+    """Read the table and write its pictures; return what the template names."""
+    group_column = table.group_column(config.group_by, date_column=config.date_column)
+    calibration = table.calibration
+    survey = survey_table(table, config=config, group_column=group_column, count_alarms=normals is None)
+    reference, normal_counts = (None, None) if normals is None else count_normals(normals, survey)
+    shown = table.rows([row_id for rows in survey.galleries.values() for row_id in rows])
+    maps = maps_of(table, shown)
+    scales = _scales(table, survey, shown=shown, maps=maps)
+    pictures: Mapping[int, Picture] = {}
+    if config.with_images:
+        logger.info("Fetching %d images", len(shown))
+        pictures = write_pictures(table, shown, maps=maps, scales=scales, output=output, image_side=config.image_side)
+    chart = chart_values(survey, reference=reference, is_calibrated=calibration is not None)
+    cards = card_rows(
+        table,
+        shown,
+        pictures=pictures,
+        group_column=group_column,
+        date_column=config.date_column,
+        chart=chart,
+        dates=survey.cube,
+    )
+    places = {card["id"]: index for index, card in enumerate(cards)}
+    comparisons, tail = [], []
+    if calibration is not None and reference is not None:
+        comparisons = compare_parts(
+            survey.cube, reference, group_column=group_column, threshold_by=calibration.threshold_by
+        )
+    elif calibration is not None:
+        tail = compare_tail(calibration, survey.alarms)
+    decision = decision_values(table)
+    data = {
+        "chart": chart,
+        "decision": decision,
+        "statistics": distribution_values(survey, reference=normal_counts, calibration=calibration),
+        "names": {"group": group_column, "date": config.date_column},
+        "cards": cards,
+        "galleries": {name: [places[row] for row in rows] for name, rows in survey.galleries.items()},
+        "heat": heat_values(_common(scales)),
+        "drift": [
+            {"name": item.name, "psi": item.drift.psi, "ks": item.drift.ks, "verdict": item.drift.verdict.name}
+            for item in comparisons
+            if item.kind == "date"
+        ],
+    }
+    return {
+        "title": f"Scores of {table.run.source.get('archive') or table.run.source.get('manifest')}",
+        "facts": _facts(table, config=config),
+        "totals": _totals(survey),
+        "decision": decision,
+        "errors": _errors(table, survey),
+        "comparisons": comparisons,
+        "tail": tail,
+        "tail_measures": tail_measures(tail) if len({point.group for point in tail}) == 1 else None,
+        "num_normals": None if reference is None else int(reference.total().sum()),
+        "group_column": group_column,
+        "has_dates": len(chart["dates"]) > 1,
+        "has_groups": len(chart["groups"]) > 1,
+        "joined_groups": MAX_GROUPS if OTHER_GROUPS in chart["groups"] else None,
+        "has_maps": bool(maps),
+        "with_images": config.with_images,
+        "seed": config.seed,
+        "data": data,
+    }
+
+
+def _scales(table: ScoredTable, survey: Survey, *, shown: pa.Table, maps: Mapping[int, Any]) -> dict[int, HeatScale]:
+    """Return the colours of each shown map: one scale for all, with the outline of its own group's threshold."""
+    if not maps:
+        return {}
+    by = None if table.calibration is None else table.calibration.threshold_by
+    groups = partition_values(shown, by, missing=NO_VALUE).tolist()
+    outlines = {group: map_threshold(table, None if by is None else group) for group in {*groups}}
+    sample = [maps[row_id] for row_id in survey.galleries["random"] if row_id in maps] or list(maps.values())
+    known = [value for value in outlines.values() if value is not None]
+    scale = HeatScale.fitted(sample, outline=max(known, default=None))
+    rows = zip(shown["row_id"].to_pylist(), groups, strict=True)
+    return {row_id: dataclasses.replace(scale, outline=outlines[group]) for row_id, group in rows}
+
+
+def _common(scales: Mapping[int, HeatScale]) -> HeatScale | None:
+    """Return the scale of all maps, with an outline where it is the same for all."""
+    if not scales:
+        return None
+    first = next(iter(scales.values()))
+    outlines = {scale.outline for scale in scales.values()}
+    return dataclasses.replace(first, outline=first.outline if len(outlines) == 1 else None)
+
+
+def _facts(table: ScoredTable, *, config: ReportConfig) -> dict[str, str]:
+    facts = {
+        "Score table": table.run.output,
+        "Bundle": table.bundle.uri,
+        "Model": f"{table.bundle.model.backbone}, model_id {table.run.model_id[:12]}",
+    }
+    calibration = table.calibration
+    if calibration is not None:
+        decision = calibration.decision
+        by = "" if calibration.threshold_by is None else f", thresholds by {calibration.threshold_by}"
+        facts["Decides"] = f"rule {decision.rule}, percentile {decision.percentile} ({decision.variant}){by}"
+        facts["Calibration"] = calibration.calibration_id[:12]
+        groups = [*calibration.groups.values()] or [calibration.overall]
+        alarms = [calibration.observed(name) for name in ([*calibration.groups] or [None])]
+        num = sum(group.num_normals for group in groups if group is not None)
+        counted = sum(item.num_alarms for item in alarms if item is not None)
+        facts["Among its normals"] = f"{counted} of {num} are called anomalous"
+    facts["Made"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by feclip {__version__}, seed {config.seed}"
+    return facts
+
+
+def _totals(survey: Survey) -> dict[str, Any]:
+    counts = survey.cube.total()
+    num_scored, num_errors = int(counts.sum()), sum(survey.errors.values())
+    num_anomalous = int(counts[ZERO_BIN + 1 :].sum())
+    lower, upper = wilson_interval(num_anomalous, num_scored)
+    return {
+        "images": num_scored + num_errors,
+        "scored": num_scored,
+        "errors": num_errors,
+        "anomalous": num_anomalous,
+        "rate": num_anomalous / max(num_scored, 1),
+        "interval": (float(lower), float(upper)),
+    }
+
+
+def _errors(table: ScoredTable, survey: Survey) -> list[dict[str, Any]]:
+    """Return each kind of error with its number and its first examples, the most frequent first."""
+    wanted = [row_id for rows in survey.examples.values() for row_id in rows]
+    found = {row["row_id"]: row for row in table.rows(wanted).select(["row_id", "uri", "error"]).to_pylist()}
+    return [
+        {"kind": kind, "num": num, "examples": [found[row_id] for row_id in survey.examples[kind]]}
+        for kind, num in sorted(survey.errors.items(), key=lambda item: (-item[1], item[0]))
+    ]
