@@ -86,7 +86,8 @@ class Cube:
 
     Example:
         >>> cube = Cube(Grid(origin=0.0, step=1.0))
-        >>> cube.add(np.array(["a", "b", "a"]), np.array(["d", "d", "d"]), np.array([0.5, np.nan, 0.0]))
+        >>> groups, dates = np.array(["a", "b", "a"], object), np.array(["d", "d", "d"], object)
+        >>> cube.add(groups, dates, np.array([0.5, np.nan, 0.0]))
         >>> [(cell.group, int(cell.counts[ZERO_BIN + 1 :].sum()), cell.num_errors) for cell in cube.cells()]
         [('a', 1, 0), ('b', 0, 1)]
     """
@@ -99,12 +100,12 @@ class Cube:
         self._errors = np.zeros(16, np.int64)
         self._date_length = 10
 
-    def add(self, groups: npt.NDArray[np.str_], dates: npt.NDArray[np.str_], margins: Floats) -> None:
+    def add(self, groups: npt.NDArray[np.object_], dates: npt.NDArray[np.object_], margins: Floats) -> None:
         """Count rows.
 
         Args:
-            groups: ``(M,)``.
-            dates: ``(M,)``.
+            groups: Texts, ``(M,)``.
+            dates: Texts, ``(M,)``.
             margins: ``(M,)``, NaN where there is no score.
         """
         group_names, group_index = np.unique(groups, return_inverse=True)

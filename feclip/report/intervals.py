@@ -31,6 +31,5 @@ def wilson_interval(
     spread = Z_95 * np.sqrt(rate * (1 - rate) / safe + (Z_95 / (2 * safe)) ** 2)
     center = rate + Z_95**2 / (2 * safe)
     scale = 1 + Z_95**2 / safe
-    empty = trials == 0
-    lower = np.where(empty, 0.0, np.maximum((center - spread) / scale, 0))
-    return lower, np.where(empty, 1.0, np.minimum((center + spread) / scale, 1))
+    lower = np.where(counted == 0, 0.0, (center - spread) / scale)
+    return lower, np.where(counted == trials, 1.0, (center + spread) / scale)

@@ -27,7 +27,7 @@ from feclip.report.intervals import wilson_interval
 from feclip.report.opened import ScoredTable, partition_values
 from feclip.report.overlays import HeatScale
 from feclip.report.pictures import Picture, map_threshold, maps_of, write_pictures
-from feclip.report.survey import Survey, count_normals, survey_table
+from feclip.report.survey import Survey, count_normals, num_normals, survey_table
 
 __all__ = ["report"]
 
@@ -170,11 +170,11 @@ def _facts(table: ScoredTable, *, config: ReportConfig) -> dict[str, str]:
         by = "" if calibration.threshold_by is None else f", thresholds by {calibration.threshold_by}"
         facts["Decides"] = f"rule {decision.rule}, percentile {decision.percentile} ({decision.variant}){by}"
         facts["Calibration"] = calibration.calibration_id[:12]
-        groups = [*calibration.groups.values()] or [calibration.overall]
-        alarms = [calibration.observed(name) for name in ([*calibration.groups] or [None])]
-        num = sum(group.num_normals for group in groups if group is not None)
-        counted = sum(item.num_alarms for item in alarms if item is not None)
-        facts["Among its normals"] = f"{counted} of {num} are called anomalous"
+        names: list[str | None] = [*calibration.groups] if calibration.threshold_by else [None]
+        observed = [calibration.observed(name) for name in names]
+        if None not in observed:
+            num = sum(item.num_alarms for item in observed if item is not None)
+            facts["Among its normals"] = f"{num:,} of {num_normals(calibration):,} are called anomalous"
     facts["Made"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by feclip {__version__}, seed {config.seed}"
     return facts
 

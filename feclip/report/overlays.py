@@ -20,6 +20,7 @@ COLORMAP = "Viridis"
 FULL_ALPHA = 0.72  # of the highest values; what lies below the scale is not covered
 LEAST_RANGE = 1e-3  # logits between the ends of a scale
 QUALITY = 80
+SMALLEST_SIDE = 336  # pixels; a browser would draw the outline of a smaller map in steps
 
 _Colors = npt.NDArray[np.uint8]
 
@@ -61,8 +62,8 @@ def source_map(
         smoothing_sigma: What the statistics of the map were smoothed by, pixels of the model input.
 
     Returns:
-        Logits ``(rows, columns)`` of the content on the input, NaN on what is not valid; a squashed image is brought
-        back to its own aspect ratio.
+        Logits ``(rows, columns)`` in the aspect ratio of the image, NaN on what is not valid; the longer side is that
+        of the input, or `SMALLEST_SIDE` where the input is smaller.
     """
     import torch  # noqa: PLC0415 - see docs/adr/0020
 
@@ -72,7 +73,8 @@ def source_map(
         torch.from_numpy(token_map.copy())[None], image_size=geometry.image_size, smoothing_sigma=smoothing_sigma
     )
     values: npt.NDArray[np.float32] = np.where(valid_pixels, maps[0].numpy(), np.nan)[geometry.content()]
-    shape = Letterbox.fitted(geometry.source_height, geometry.source_width, image_size=geometry.image_size)
+    side = max(geometry.image_size, SMALLEST_SIDE)
+    shape = Letterbox.fitted(geometry.source_height, geometry.source_width, image_size=side)
     if values.shape == (shape.height, shape.width):
         return values
     size = (shape.width, shape.height)

@@ -12,11 +12,12 @@ import pyarrow as pa
 
 from feclip.calibration import AlarmKey, Calibration, Statistic, count_observed, score_columns
 from feclip.config import ReportConfig
+from feclip.errors import DataError
 from feclip.report.counting import NO_VALUE, NUM_BINS, Cube, Grid
 from feclip.report.opened import ScoredTable, partition_values, statistic_values
 from feclip.report.selection import TopRows, random_priorities
 
-__all__ = ["EXAMPLES_PER_KIND", "Survey", "count_normals", "survey_table"]
+__all__ = ["EXAMPLES_PER_KIND", "Survey", "count_normals", "num_normals", "survey_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def count_normals(normals: ScoredTable, survey: Survey) -> tuple[Cube, dict[Stat
     """Count the normals of a calibration on the grids of a survey: distances by group, and each statistic.
 
     Raises:
-        FeclipError: If a slice cannot be read, or the thresholds do not fit it.
+        FeclipError: If a slice cannot be read, the thresholds do not fit it, or they were fitted on others.
     """
     assert normals.calibration is not None
     cube = Cube(survey.cube.grid)
@@ -104,7 +105,20 @@ def count_normals(normals: ScoredTable, survey: Survey) -> tuple[Cube, dict[Stat
         groups = partition_values(batch, normals.calibration.threshold_by, missing=NO_VALUE)
         cube.add(groups, np.full(len(batch), NO_VALUE, object), normals.margins(batch))
         _count_statistics(batch, statistics)
+    found, wanted = int(cube.total().sum()), num_normals(normals.calibration)
+    if found != wanted:
+        msg = (
+            f"{normals.run.output} holds {found} scored images, and the thresholds were fitted on {wanted} normals; "
+            "give normals, the score table of those."
+        )
+        raise DataError(msg)
     return cube, {statistic: counts for statistic, (_, counts) in statistics.items()}
+
+
+def num_normals(calibration: Calibration) -> int:
+    """Return how many normal images a calibration was fitted on."""
+    groups = [*calibration.groups.values()] if calibration.overall is None else [calibration.overall]
+    return sum(group.num_normals for group in groups)
 
 
 def _empty(grids: Mapping[Statistic, Grid]) -> dict[Statistic, tuple[Grid, npt.NDArray[np.int64]]]:

@@ -9,7 +9,7 @@ feclip.plots = (() => {
 
   function resolved(value) {
     if (typeof value === "string") return value.startsWith("--") ? color(value) : value;
-    if (Array.isArray(value)) return typeof value[0] === "object" ? value.map(resolved) : value;
+    if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(resolved);
     if (value && typeof value === "object" && !ArrayBuffer.isView(value)) {
       return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner)]));
     }
@@ -21,8 +21,12 @@ feclip.plots = (() => {
     return { automargin: true, ...lines, ...resolved(given ?? {}) };
   }
 
+  // Plotly reads tags in its texts; names of a table are text alone.
+  const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
   function themed(layout) {
     const look = {
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, sans-serif", size: 13, color: color("--text") },
@@ -46,5 +50,5 @@ feclip.plots = (() => {
   }
 
   document.addEventListener("feclip-theme", () => [...drawn.keys()].forEach(paint));
-  return { draw };
+  return { draw, plain };
 })();

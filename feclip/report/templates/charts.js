@@ -87,7 +87,7 @@ feclip.charts = (() => {
 
   function overTime(id, names, tallies) {
     const chosen = names.map((name, index) => index).filter((index) => tallies[index].scored);
-    const x = chosen.map((index) => names[index]);
+    const x = chosen.map((index) => feclip.plots.plain(names[index]));
     const found = intervals(chosen.map((index) => tallies[index]));
     const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", showlegend: false };
     feclip.plots.draw(
@@ -112,7 +112,7 @@ feclip.charts = (() => {
       id,
       [
         {
-          type: "scatter", mode: "markers", x: found.map((item) => item.rate), y: chosen.map((index) => names[index]),
+          type: "scatter", mode: "markers", x: found.map((item) => item.rate), y: chosen.map((index) => feclip.plots.plain(names[index])),
           marker: { color: "--series-1", size: 9 }, text: found.map(told),
           error_x: {
             type: "data", symmetric: false, color: "--series-1", thickness: 1.5,
@@ -127,7 +127,7 @@ feclip.charts = (() => {
 
   function drift(id, rows) {
     const known = rows.filter((row) => row.verdict !== "too_few");
-    const x = known.map((row) => row.name);
+    const x = known.map((row) => feclip.plots.plain(row.name));
     const line = (name, color, symbol) => ({
       type: "scatter", mode: "lines+markers", x, y: known.map((row) => row[name]), name: name.toUpperCase(),
       line: { color }, marker: { symbol, size: 8 },

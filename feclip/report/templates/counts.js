@@ -5,12 +5,12 @@ feclip.counts = (() => {
   const Z = 1.959963984540054; // 97.5th percentile of the standard normal law
 
   function wilson(num, total) {
-    if (!total) return [0, 1];
+    if (total === 0) return [0, 1];
     const rate = num / total;
     const spread = Z * Math.sqrt((rate * (1 - rate)) / total + (Z / (2 * total)) ** 2);
     const center = rate + Z ** 2 / (2 * total);
     const scale = 1 + Z ** 2 / total;
-    return [Math.max((center - spread) / scale, 0), Math.min((center + spread) / scale, 1)];
+    return [num === 0 ? 0 : (center - spread) / scale, num === total ? 1 : (center + spread) / scale];
   }
 
   // A cell knows how many of its images lie in its bins from each one on.

@@ -95,7 +95,7 @@
       place: (edge) => chosen.first + (edge - 1) * chosen.step, split: null, anchor: 0, log: state.log, title: `${chosen.name}, logits`,
       lines: chosen.thresholds.filter((item) => item.decides || item.group === null).slice(0, 12).map((item) => ({
         at: item.value, dash: item.decides ? "solid" : "dot", color: item.decides ? "--text" : "--reference",
-        text: `${item.group === null ? "" : `${item.group}: `}${item.percentile}${item.decides ? " decides" : ""}`,
+        text: `${item.group === null ? "" : `${feclip.plots.plain(item.group)}: `}${item.percentile}${item.decides ? " decides" : ""}`,
       })),
     });
   }
