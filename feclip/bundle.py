@@ -34,7 +34,15 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
 
     from feclip.model import FeClipModel
 
-__all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
+__all__ = [
+    "EVALUATIONS_FOLDER",
+    "IMAGE_COLUMNS",
+    "Bundle",
+    "InputOverride",
+    "read_bundle",
+    "write_bundle",
+    "write_calibrated",
+]
 
 SCHEMA = 3
 CONFIG_FILE = "config.json"
@@ -42,6 +50,8 @@ ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
+EVALUATIONS_FOLDER = "evaluations"
+"""Below a bundle: where its evaluations stand unless they are told another place."""
 CONFIG_KEYS = (
     "backbone_digest",
     "feclip_version",

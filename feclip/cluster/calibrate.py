@@ -42,12 +42,12 @@ from feclip.cluster.slices import mapped
 from feclip.config import CalibrateConfig, ScoreConfig
 from feclip.data import check_writable, exists, join_uri
 from feclip.errors import BundleError, ConfigError, DataError
+from feclip.score_table import ANOMALOUS_LABELS
 
 __all__ = ["calibrate"]
 
 logger = logging.getLogger(__name__)
 
-ANOMALOUS = {"1", "1.0", "true"}
 SHOWN_GROUPS = 20
 
 
@@ -142,7 +142,7 @@ def _images(run: Run, indices: Iterable[int]) -> pa.Table:
             msg = f"{run.output} has no column sha256, by which known images are told; score with it."
             raise DataError(msg)
         labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
-        flags = pa.array([str(label).lower() in ANOMALOUS for label in labels], pa.bool_())
+        flags = pa.array([str(label).lower() in ANOMALOUS_LABELS for label in labels], pa.bool_())
         tables.append(table.select(["uri", "sha256"]).append_column("is_anomalous", flags))
     return pa.concat_tables(tables)
 

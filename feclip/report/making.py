@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from feclip import __version__
+from feclip.bundle import EVALUATIONS_FOLDER, read_bundle
 from feclip.config import ReportConfig
 from feclip.data import absolute_uri, check_writable, delete, join_uri, write_bytes
-from feclip.errors import ConfigError
+from feclip.errors import ConfigError, DataError
 from feclip.pages import PLOTLY_FILE, plotly_script, render_page
 from feclip.report.content import card_rows, chart_values, decision_values, distribution_values, heat_values
 from feclip.report.counting import MAX_GROUPS, NO_VALUE, OTHER_GROUPS, ZERO_BIN
@@ -28,6 +29,7 @@ from feclip.report.opened import ScoredTable, partition_values
 from feclip.report.overlays import HeatScale
 from feclip.report.pictures import Picture, map_threshold, maps_of, write_pictures
 from feclip.report.survey import Survey, count_normals, num_normals, survey_table
+from feclip.report.training import read_evaluations, training_content
 
 __all__ = ["report"]
 
@@ -55,17 +57,52 @@ def report(config: ReportConfig) -> str | None:
         if uri is not None and absolute_uri(uri).rstrip("/") == output.rstrip("/"):
             msg = f"output must be another place than {name} {uri}, which stays as it is."
             raise ConfigError(msg)
-    table = ScoredTable.opened(config)
+    if config.scores is None:
+        return _training_page(config, output=output)
+    return _scores_page(ScoredTable.opened(config), config=config, output=output)
+
+
+def _scores_page(table: ScoredTable, *, config: ReportConfig, output: str) -> str:
     normals = table.normals(config)
+    page = _begun(output)
+    content = _content(table, normals, config=config, output=output)
+    _finish(page, "report.html.jinja", output=output, content=content)
+    logger.info("Report of %d images written to %s", table.run.num_rows, page)
+    return page
+
+
+def _training_page(config: ReportConfig, *, output: str) -> str:
+    bundle = read_bundle(absolute_uri(config.bundle))
+    evaluations = read_evaluations(bundle)
+    page = _begun(output)
+    for index, evaluation in enumerate(evaluations):
+        if evaluation.scores is None:
+            continue
+        scored = dataclasses.replace(config, scores=evaluation.scores)
+        where = join_uri(output, EVALUATIONS_FOLDER, evaluation.name)
+        try:
+            _scores_page(ScoredTable.opened(scored), config=scored, output=where)
+        except DataError as error:  # such as groups without thresholds; its numbers are shown all the same
+            logger.warning("No page of the images of evaluation %s: %s", evaluation.name, error)
+            evaluations[index] = dataclasses.replace(evaluation, scores=None)
+    content = training_content(bundle, evaluations=evaluations)
+    _finish(page, "training.html.jinja", output=output, content=content)
+    logger.info("Report of %d epochs and %d evaluations written to %s", len(bundle.metrics), len(evaluations), page)
+    return page
+
+
+def _begun(output: str) -> str:
+    """Prove that a folder can be written and take away the page that may stand there; return where the new one goes."""
     check_writable(output)
     page = join_uri(output, PAGE_FILE)
     delete(page)
-    content = _content(table, normals, config=config, output=output)
-    write_bytes(join_uri(output, PLOTLY_FILE), plotly_script().encode())
-    html = render_page("report.html.jinja", package="feclip.report", plotly_file=PLOTLY_FILE, **content)
-    write_bytes(page, html.encode(errors="backslashreplace"))
-    logger.info("Report of %d images written to %s", table.run.num_rows, page)
     return page
+
+
+def _finish(page: str, template: str, *, output: str, content: Mapping[str, Any]) -> None:
+    write_bytes(join_uri(output, PLOTLY_FILE), plotly_script().encode())
+    html = render_page(template, package="feclip.report", plotly_file=PLOTLY_FILE, **content)
+    write_bytes(page, html.encode(errors="backslashreplace"))
 
 
 def _content(table: ScoredTable, normals: ScoredTable | None, *, config: ReportConfig, output: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from feclip.errors import DataError
 from feclip.report.counting import NO_VALUE, NUM_BINS, Cube, Grid
 from feclip.report.opened import ScoredTable, partition_values, statistic_values
 from feclip.report.selection import TopRows, random_priorities
+from feclip.score_table import ANOMALOUS_LABELS
 
 __all__ = ["EXAMPLES_PER_KIND", "Survey", "count_normals", "num_normals", "survey_table"]
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLES_PER_KIND = 3
 SLICES_OF_SAMPLE = 32
+LABEL_COLUMN = "label"  # of a manifest
 SECONDS_PER_LINE = 30.0
 _COLUMNS = ("row_id", *map(str, Statistic), "error_kind")
 
@@ -40,7 +42,8 @@ class Survey:
     examples: Mapping[str, list[int]]
     """The first rows of each kind."""
     galleries: Mapping[str, list[int]]
-    """Rows to show: the highest, those nearest to the threshold, a random sample."""
+    """Rows to show: the highest, those nearest to the threshold, a random sample; with labels also the lowest of the
+    anomalous and the highest of the normal ones."""
     alarms: Counter[AlarmKey]
     """What every rule calls anomalous; counted where no scores of normals are at hand."""
 
@@ -63,7 +66,9 @@ def survey_table(
     cube, statistics = Cube(margin_grid), _empty(grids)
     errors, examples = Counter[str](), dict[str, list[int]]()
     alarms = Counter[AlarmKey]()
-    highest, nearest, random = (TopRows(config.num_shown) for _ in range(3))
+    is_labelled = LABEL_COLUMN in table.partitions
+    names = ["highest", "nearest", "random", *(["missed", "false_alarms"] if is_labelled else [])]
+    galleries = {name: TopRows(config.num_shown) for name in names}
     progress = _Progress(table.run.num_rows)
     for batch in table.batches(columns=_COLUMNS):
         row_ids, margins = batch["row_id"].to_numpy(), table.margins(batch)
@@ -76,9 +81,14 @@ def survey_table(
                 examples.setdefault(kind, [])
                 examples[kind] = [*examples[kind], row_id][:EXAMPLES_PER_KIND]
         priorities = random_priorities(len(batch), seed=config.seed, first_row_id=int(row_ids[0]))
-        highest.offer(row_ids, margins)
-        nearest.offer(row_ids, -np.abs(margins))
-        random.offer(row_ids, np.where(np.isnan(margins), np.nan, priorities))
+        galleries["highest"].offer(row_ids, margins)
+        galleries["nearest"].offer(row_ids, -np.abs(margins))
+        galleries["random"].offer(row_ids, np.where(np.isnan(margins), np.nan, priorities))
+        if is_labelled:
+            labels = np.char.lower(partition_values(batch, LABEL_COLUMN, missing="").astype(str))
+            is_anomalous = np.isin(labels, ANOMALOUS_LABELS)
+            galleries["missed"].offer(row_ids, np.where(is_anomalous, -margins, np.nan))
+            galleries["false_alarms"].offer(row_ids, np.where(is_anomalous | (labels == ""), np.nan, margins))
         if count_alarms and table.calibration is not None:
             alarms += _alarms(batch, table.calibration)
         progress.advance(len(batch))
@@ -87,7 +97,7 @@ def survey_table(
         statistics=statistics,
         errors=errors,
         examples=examples,
-        galleries={"highest": highest.row_ids(), "nearest": nearest.row_ids(), "random": random.row_ids()},
+        galleries={name: rows.row_ids() for name, rows in galleries.items()},
         alarms=alarms,
     )
 
