@@ -1,57 +1,25 @@
 """The page in a real browser: slider, filters, links, keyboard, no error, nothing that a screen reader trips over."""
 
 import csv
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from conftest import DATES, LINES, Plant
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from browser_page import check_accessible, opened_page
+from playwright.sync_api import Browser, Page, expect
+from small_plant import DATES, LINES, Plant
 
 from feclip.calibration import decision_margins
 from feclip.report.intervals import wilson_interval
 
-BROWSER_VARIABLE = "FECLIP_TEST_BROWSER"
-"""Environment variable: path of a Chromium, where it is not `chromium` on the path."""
-WIDTHS, SCHEMES = (1400, 400), ("light", "dark")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = os.environ.get(BROWSER_VARIABLE) or shutil.which("chromium")
-    if program is None:
-        pytest.skip(f"no browser: install Debian's chromium, or set {BROWSER_VARIABLE} to a Chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
 
 @pytest.fixture
 def page(browser: Browser, site: Path) -> Iterator[Page]:
-    """The report, opened from its file; what it complains of fails the test."""
-    with browser.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True) as context:
-        yield from opened(context.new_page(), site)
-
-
-def opened(page: Page, site: Path, *, fragment: str = "") -> Iterator[Page]:
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("requestfailed", lambda request: complaints.append(request.url))
-    page.on(
-        "request", lambda request: request.url.startswith(("file:", "data:", "blob:")) or complaints.append(request.url)
-    )
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
-    page.goto(site.joinpath("index.html").as_uri() + fragment)
-    expect(page.locator("#distribution-plot .main-svg").first).to_be_visible()
-    yield page
-    assert complaints == []
+    """The report, opened from its file."""
+    with opened_page(browser, site / "index.html") as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -147,21 +115,19 @@ def test_a_link_leads_to_what_was_seen(page: Page, browser: Browser, site: Path)
     expect(page.locator("#viewer")).to_be_visible()
     name, count, fragment = page.locator("#viewer-name").inner_text(), shown_count(page), page.url.partition("#")[2]
     assert "part" in name.lower()
-    with browser.new_context() as context:
-        for other in opened(context.new_page(), site, fragment=f"#{fragment}"):
-            expect(other.locator("#viewer")).to_be_visible()
-            assert other.locator("#viewer-name").inner_text() == name
-            assert shown_count(other) == count
-            assert other.locator("#group option:checked").inner_text() == LINES[2]
-            assert other.locator("[data-view=nearest]").get_attribute("aria-pressed") == "true"
-            assert other.locator("#search").input_value() == "PART"
+    with opened_page(browser, site / "index.html", fragment=f"#{fragment}") as other:
+        expect(other.locator("#viewer")).to_be_visible()
+        assert other.locator("#viewer-name").inner_text() == name
+        assert shown_count(other) == count
+        assert other.locator("#group option:checked").inner_text() == LINES[2]
+        assert other.locator("[data-view=nearest]").get_attribute("aria-pressed") == "true"
+        assert other.locator("#search").input_value() == "PART"
 
 
 @pytest.mark.parametrize("fragment", ["#stop=NaN&group=none&row=999999", "#stop=1e9&view=__proto__", "#%E0%A4%A&date="])
 def test_a_broken_link_opens_the_whole_page(browser: Browser, site: Path, fragment: str) -> None:
-    with browser.new_context() as context:
-        for page in opened(context.new_page(), site, fragment=fragment):
-            assert page.locator("#cards .card").count() == 24
+    with opened_page(browser, site / "index.html", fragment=fragment) as page:
+        assert page.locator("#cards .card").count() == 24
 
 
 def test_everything_is_reached_by_keyboard(page: Page) -> None:
@@ -213,20 +179,24 @@ def test_a_missing_image_says_so_in_its_card(page: Page) -> None:
     assert page.evaluate("JSON.parse(document.getElementById('data').textContent).cards.some(card => !card.photo)")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", [1400, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_both_themes_and_widths_it_fits_and_a_screen_reader_finds_its_way(
-    browser: Browser, site: Path, width: int, scheme: str, tmp_path: Path
+    browser: Browser, site: Path, width: int, scheme: str
 ) -> None:
-    with browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme) as context:  # type: ignore[arg-type]
-        for page in opened(context.new_page(), site):
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            violations = Axe().run(page)
-            assert violations.violations_count == 0, violations.generate_report()
-            page.screenshot(path=tmp_path / "page.png", full_page=True)
-            page.locator("#cards button").first.click()
-            violations = Axe().run(page)
-            assert violations.violations_count == 0, violations.generate_report()
+    with opened_page(browser, site / "index.html", width=width, scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        check_accessible(page)
+        page.locator("#cards button").first.click()
+        check_accessible(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_training_opens_too(browser: Browser, training_site: Path, scheme: str) -> None:
+    with opened_page(browser, training_site / "index.html", width=400, scheme=scheme) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert [trace["y"] for trace in plotted(page, "loss-plot")] == [[2, 1], [0.2, 0.1]]
+        check_accessible(page)
 
 
 def test_the_theme_is_switched_with_its_plots(page: Page) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import ABSENT, DATES, LINES, MOVED_DATE, NUM_NORMALS, NUM_ROWS, Plant
 from PIL import Image
+from small_plant import ABSENT, DATES, LINES, MOVED_DATE, NUM_NORMALS, NUM_ROWS, Plant
 from small_table import write_table
 
 from feclip.archive import publish_slice, read_scores, slice_name

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import Plant
+from small_plant import Plant
 from small_table import write_table
 
 from feclip.bundle import Bundle, read_bundle, write_bundle

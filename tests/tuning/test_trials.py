@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from browser_page import check_accessible, opened_page
+from playwright.sync_api import Browser
 
 from feclip.config import SearchMethod, SweepConfig
 from feclip.errors import DataError, RunError
@@ -303,6 +305,17 @@ def test_what_stands_in_the_page_is_text_and_no_markup() -> None:
     assert len(page.scripts) == 3  # theme, plots, ours
     assert not [tag for tag, _ in page.tags if tag == "b"]
     assert "Importance needs 4 trials" in page.text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_in_a_browser(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    records = run_of_proposals(SearchMethod.optuna, seed=0, num=12)
+    file = tmp_path / "sweep.html"
+    file.write_text(sweep_page(SPACE, records, options=OPTIONS, title="Sweep", facts={"images": "/data/<mvtec>"}))
+    with opened_page(browser, file, width=400, scheme=scheme) as page:
+        assert page.locator(".plot .main-svg").count() >= 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        check_accessible(page)
 
 
 def test_a_page_without_a_trial_that_ended_still_opens() -> None:
