@@ -1,34 +1,34 @@
-"""One report, from its config to the page that stands: what is read, in which order it is written.
+"""One report, from its config to the page that stands.
 
-<output>/images/<row_id>.jpg, <row_id>-map.webp    what is shown, and the heatmap that lies on it
-<output>/plotly.min.js                             the library of plots
-<output>/index.html                                last; deleted first, so a broken report is not taken for whole
+What is written, in this order; the page that stood there is deleted first, so a broken report is not taken for whole:
+
+    <output>/images/<row_id>.jpg, <row_id>-map.webp    what is shown, and the heatmap that lies on it
+    <output>/plotly.min.js                             the library of plots
+    <output>/index.html                                the page
 """
 
 import dataclasses
 import logging
 import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
-from feclip import __version__
 from feclip.bundle import EVALUATIONS_FOLDER, read_bundle
 from feclip.config import ReportConfig
 from feclip.data import absolute_uri, check_writable, delete, join_uri, write_bytes
 from feclip.errors import ConfigError, DataError
 from feclip.pages import PLOTLY_FILE, plotly_script, render_page
 from feclip.report.content import card_rows, chart_values, decision_values, distribution_values, heat_values
-from feclip.report.counting import MAX_GROUPS, NO_VALUE, OTHER_GROUPS, ZERO_BIN
+from feclip.report.counting import MAX_GROUPS, NO_VALUE, OTHER_GROUPS, Cube
 from feclip.report.finding import print_found
-from feclip.report.holding import compare_parts, compare_tail, tail_measures
-from feclip.report.intervals import wilson_interval
+from feclip.report.holding import Comparison, TailPoint, compare_parts, compare_tail, tail_measures
 from feclip.report.opened import ScoredTable, partition_values
 from feclip.report.overlays import HeatScale
+from feclip.report.overview import error_rows, facts, totals
 from feclip.report.pictures import Picture, map_threshold, maps_of, write_pictures
-from feclip.report.survey import Survey, count_normals, num_normals, survey_table
+from feclip.report.survey import Survey, count_normals, survey_table
 from feclip.report.training import read_evaluations, training_content
 
 __all__ = ["report"]
@@ -111,14 +111,60 @@ def _content(table: ScoredTable, normals: ScoredTable | None, *, config: ReportC
     calibration = table.calibration
     survey = survey_table(table, config=config, group_column=group_column, count_alarms=normals is None)
     reference, normal_counts = (None, None) if normals is None else count_normals(normals, survey)
-    shown = table.rows([row_id for rows in survey.galleries.values() for row_id in rows])
+    chart = chart_values(survey, reference=reference, is_calibrated=calibration is not None)
+    gallery = _gallery(table, survey, config=config, output=output, group_column=group_column, chart=chart)
+    comparisons, tail = _comparisons(table, survey, reference=reference, group_column=group_column)
+    decision = decision_values(table)
+    data = {
+        "chart": chart,
+        "decision": decision,
+        "statistics": distribution_values(survey, reference=normal_counts, calibration=calibration),
+        "names": {"group": group_column, "date": config.date_column},
+        **gallery,
+        "drift": [
+            {"name": item.name, "psi": item.drift.psi, "ks": item.drift.ks, "verdict": item.drift.verdict.name}
+            for item in comparisons
+            if item.kind == "date"
+        ],
+    }
+    return {
+        "title": f"Scores of {table.run.source.get('archive') or table.run.source.get('manifest')}",
+        "facts": facts(table, seed=config.seed),
+        "totals": totals(survey),
+        "decision": decision,
+        "errors": error_rows(table, survey),
+        "comparisons": comparisons,
+        "tail": tail,
+        "tail_measures": tail_measures(tail) if len({point.group for point in tail}) == 1 else None,
+        "num_normals": None if reference is None else int(reference.total().sum()),
+        "group_column": group_column,
+        "has_dates": len(chart["dates"]) > 1,
+        "has_groups": len(chart["groups"]) > 1,
+        "joined_groups": MAX_GROUPS if OTHER_GROUPS in chart["groups"] else None,
+        "has_maps": gallery["heat"] is not None,
+        "with_images": config.with_images,
+        "seed": config.seed,
+        "data": data,
+    }
+
+
+def _gallery(
+    table: ScoredTable,
+    survey: Survey,
+    *,
+    config: ReportConfig,
+    output: str,
+    group_column: str | None,
+    chart: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the pictures of the rows to show; return their cards, which gallery shows which, and the colours."""
+    shown = table.rows(row_id for rows in survey.galleries.values() for row_id in rows)
     maps = maps_of(table, shown)
     scales = _scales(table, survey, shown=shown, maps=maps)
     pictures: Mapping[int, Picture] = {}
     if config.with_images:
         logger.info("Fetching %d images", len(shown))
         pictures = write_pictures(table, shown, maps=maps, scales=scales, output=output, image_side=config.image_side)
-    chart = chart_values(survey, reference=reference, is_calibrated=calibration is not None)
     cards = card_rows(
         table,
         shown,
@@ -129,47 +175,21 @@ def _content(table: ScoredTable, normals: ScoredTable | None, *, config: ReportC
         dates=survey.cube,
     )
     places = {card["id"]: index for index, card in enumerate(cards)}
-    comparisons, tail = [], []
-    if calibration is not None and reference is not None:
-        comparisons = compare_parts(
-            survey.cube, reference, group_column=group_column, threshold_by=calibration.threshold_by
-        )
-    elif calibration is not None:
-        tail = compare_tail(calibration, survey.alarms)
-    decision = decision_values(table)
-    data = {
-        "chart": chart,
-        "decision": decision,
-        "statistics": distribution_values(survey, reference=normal_counts, calibration=calibration),
-        "names": {"group": group_column, "date": config.date_column},
-        "cards": cards,
-        "galleries": {name: [places[row] for row in rows] for name, rows in survey.galleries.items()},
-        "heat": heat_values(_common(scales)),
-        "drift": [
-            {"name": item.name, "psi": item.drift.psi, "ks": item.drift.ks, "verdict": item.drift.verdict.name}
-            for item in comparisons
-            if item.kind == "date"
-        ],
-    }
-    return {
-        "title": f"Scores of {table.run.source.get('archive') or table.run.source.get('manifest')}",
-        "facts": _facts(table, config=config),
-        "totals": _totals(survey),
-        "decision": decision,
-        "errors": _errors(table, survey),
-        "comparisons": comparisons,
-        "tail": tail,
-        "tail_measures": tail_measures(tail) if len({point.group for point in tail}) == 1 else None,
-        "num_normals": None if reference is None else int(reference.total().sum()),
-        "group_column": group_column,
-        "has_dates": len(chart["dates"]) > 1,
-        "has_groups": len(chart["groups"]) > 1,
-        "joined_groups": MAX_GROUPS if OTHER_GROUPS in chart["groups"] else None,
-        "has_maps": bool(maps),
-        "with_images": config.with_images,
-        "seed": config.seed,
-        "data": data,
-    }
+    galleries = {name: [places[row_id] for row_id in rows] for name, rows in survey.galleries.items()}
+    return {"cards": cards, "galleries": galleries, "heat": heat_values(_common(scales))}
+
+
+def _comparisons(
+    table: ScoredTable, survey: Survey, *, reference: Cube | None, group_column: str | None
+) -> tuple[list[Comparison], list[TailPoint]]:
+    """Return whether thresholds still hold: by the scores of the normals, or else by what the record holds."""
+    calibration = table.calibration
+    if calibration is None:
+        return [], []
+    if reference is None:
+        return [], compare_tail(calibration, survey.alarms)
+    by = calibration.threshold_by
+    return compare_parts(survey.cube, reference, group_column=group_column, threshold_by=by), []
 
 
 def _scales(table: ScoredTable, survey: Survey, *, shown: pa.Table, maps: Mapping[int, Any]) -> dict[int, HeatScale]:
@@ -193,49 +213,3 @@ def _common(scales: Mapping[int, HeatScale]) -> HeatScale | None:
     first = next(iter(scales.values()))
     outlines = {scale.outline for scale in scales.values()}
     return dataclasses.replace(first, outline=first.outline if len(outlines) == 1 else None)
-
-
-def _facts(table: ScoredTable, *, config: ReportConfig) -> dict[str, str]:
-    facts = {
-        "Score table": table.run.output,
-        "Bundle": table.bundle.uri,
-        "Model": f"{table.bundle.model.backbone}, model_id {table.run.model_id[:12]}",
-    }
-    calibration = table.calibration
-    if calibration is not None:
-        decision = calibration.decision
-        by = "" if calibration.threshold_by is None else f", thresholds by {calibration.threshold_by}"
-        facts["Decides"] = f"rule {decision.rule}, percentile {decision.percentile} ({decision.variant}){by}"
-        facts["Calibration"] = calibration.calibration_id[:12]
-        names: list[str | None] = [*calibration.groups] if calibration.threshold_by else [None]
-        observed = [calibration.observed(name) for name in names]
-        if None not in observed:
-            num = sum(item.num_alarms for item in observed if item is not None)
-            facts["Among its normals"] = f"{num:,} of {num_normals(calibration):,} are called anomalous"
-    facts["Made"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by feclip {__version__}, seed {config.seed}"
-    return facts
-
-
-def _totals(survey: Survey) -> dict[str, Any]:
-    counts = survey.cube.total()
-    num_scored, num_errors = int(counts.sum()), sum(survey.errors.values())
-    num_anomalous = int(counts[ZERO_BIN + 1 :].sum())
-    lower, upper = wilson_interval(num_anomalous, num_scored)
-    return {
-        "images": num_scored + num_errors,
-        "scored": num_scored,
-        "errors": num_errors,
-        "anomalous": num_anomalous,
-        "rate": num_anomalous / max(num_scored, 1),
-        "interval": (float(lower), float(upper)),
-    }
-
-
-def _errors(table: ScoredTable, survey: Survey) -> list[dict[str, Any]]:
-    """Return each kind of error with its number and its first examples, the most frequent first."""
-    wanted = [row_id for rows in survey.examples.values() for row_id in rows]
-    found = {row["row_id"]: row for row in table.rows(wanted).select(["row_id", "uri", "error"]).to_pylist()}
-    return [
-        {"kind": kind, "num": num, "examples": [found[row_id] for row_id in survey.examples[kind]]}
-        for kind, num in sorted(survey.errors.items(), key=lambda item: (-item[1], item[0]))
-    ]
