@@ -27,7 +27,7 @@ from feclip.calibration import Rule
 from feclip.config import ReportConfig
 from feclip.demo import FAMILIES, write_mvtec
 from feclip.report.opened import ScoredTable
-from feclip.report.pictures import maps_of
+from feclip.report.pictures import map_of
 
 ROOT = Path(__file__).parents[1]
 IMAGE_SIZE, PATCH = 128, 8  # pixels of a picture; pixels of the model input along a patch of feclip-demo
@@ -107,11 +107,11 @@ def count(home: Path, *, name: str) -> None:
 
 def hit(table: ScoredTable, rows: pa.Table) -> list[bool]:
     """Return for each row whether the highest pixel of its map lies within one patch side of its mask."""
-    maps = maps_of(table, rows)
     size = table.bundle.input_options.image_size
     found = []
-    for row_id, uri in zip(rows["row_id"].to_pylist(), rows["uri"].to_pylist(), strict=True):
-        values = maps[row_id]
+    for index, uri in enumerate(rows["uri"].to_pylist()):
+        values = map_of(table, rows.slice(index, 1))
+        assert values is not None
         top, left = np.unravel_index(np.nanargmax(values), values.shape)
         picture = Path(uri)
         mask_file = picture.parents[2] / "ground_truth" / picture.parent.name / f"{picture.stem}_mask.png"

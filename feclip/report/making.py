@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from feclip.bundle import EVALUATIONS_FOLDER, read_bundle
 from feclip.config import ReportConfig
@@ -27,9 +28,10 @@ from feclip.report.holding import Comparison, TailPoint, compare_parts, compare_
 from feclip.report.opened import ScoredTable, partition_values
 from feclip.report.overlays import HeatScale
 from feclip.report.overview import error_rows, facts, totals
-from feclip.report.pictures import Picture, map_threshold, maps_of, write_pictures
+from feclip.report.pictures import Picture, has_maps, map_threshold, write_pictures
 from feclip.report.survey import Survey, count_normals, survey_table
 from feclip.report.training import read_evaluations, training_content
+from feclip.score_table import unpack_token_maps
 
 __all__ = ["report"]
 
@@ -159,12 +161,11 @@ def _gallery(
 ) -> dict[str, Any]:
     """Write the pictures of the rows to show; return their cards, which gallery shows which, and the colours."""
     shown = table.rows(row_id for rows in survey.galleries.values() for row_id in rows)
-    maps = maps_of(table, shown)
-    scales = _scales(table, survey, shown=shown, maps=maps)
+    scales = _scales(table, survey, shown=shown)
     pictures: Mapping[int, Picture] = {}
     if config.with_images:
         logger.info("Fetching %d images", len(shown))
-        pictures = write_pictures(table, shown, maps=maps, scales=scales, output=output, image_side=config.image_side)
+        pictures = write_pictures(table, shown, scales=scales, output=output, image_side=config.image_side)
     cards = card_rows(
         table,
         shown,
@@ -192,16 +193,16 @@ def _comparisons(
     return compare_parts(survey.cube, reference, group_column=group_column, threshold_by=by), []
 
 
-def _scales(table: ScoredTable, survey: Survey, *, shown: pa.Table, maps: Mapping[int, Any]) -> dict[int, HeatScale]:
+def _scales(table: ScoredTable, survey: Survey, *, shown: pa.Table) -> dict[int, HeatScale]:
     """Return the colours of each shown map: one scale for all, with the outline of its own group's threshold."""
-    if not maps:
+    if not has_maps(shown) or not len(shown):
         return {}
     by = None if table.calibration is None else table.calibration.threshold_by
     groups = partition_values(shown, by, missing=NO_VALUE).tolist()
     outlines = {group: map_threshold(table, None if by is None else group) for group in {*groups}}
-    sample = [maps[row_id] for row_id in survey.galleries["random"] if row_id in maps] or list(maps.values())
     known = [value for value in outlines.values() if value is not None]
-    scale = HeatScale.fitted(sample, outline=max(known, default=None))
+    sample = shown.filter(pc.is_in(shown["row_id"], value_set=pa.array(survey.galleries["random"], pa.int64())))
+    scale = HeatScale.fitted(unpack_token_maps(sample), outline=max(known, default=None))
     rows = zip(shown["row_id"].to_pylist(), groups, strict=True)
     return {row_id: dataclasses.replace(scale, outline=outlines[group]) for row_id, group in rows}
 

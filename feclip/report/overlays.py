@@ -5,6 +5,7 @@ Shapes: h x w the source image, S side of the model input, both in pixels; H_t x
 
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,15 @@ class HeatScale:
     """Logit that is drawn as a line: the threshold of the map; None for none."""
 
     @classmethod
-    def fitted(cls, maps: list[npt.NDArray[np.float32]], *, outline: float | None) -> "HeatScale":
-        """Return the scale of some maps: from the middle of their values to near the highest, the outline within."""
-        values = np.concatenate([values[np.isfinite(values)].ravel() for values in maps] or [np.zeros(1, np.float32)])
-        low, high = (float(value) for value in np.quantile(values, [0.5, 0.999]))
+    def fitted(cls, token_maps: npt.NDArray[np.float16], *, outline: float | None) -> Self:
+        """Return the scale of some maps: from the middle of their values to near the highest, the outline within.
+
+        Args:
+            token_maps: Logits ``(N, H_t, W_t)``, NaN on padding.
+            outline: The threshold of the maps.
+        """
+        values = token_maps[np.isfinite(token_maps)].astype(np.float64)
+        low, high = (float(value) for value in np.quantile(values, [0.5, 0.999])) if values.size else (0.0, 0.0)
         if outline is not None:
             high = max(high, outline + 0.25 * abs(outline - low))
         return cls(low=low, high=max(high, low + LEAST_RANGE), outline=outline)

@@ -1,7 +1,5 @@
 """The images of a report: fetched for what is shown alone, each with its heatmap; one that cannot be had says why."""
 
-import functools
-import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,12 +24,11 @@ from feclip.report.opened import ScoredTable
 from feclip.report.overlays import HeatScale, encode_overlay, overlay_pixels, source_map
 from feclip.score_table import unpack_token_maps, unpack_valid_regions
 
-__all__ = ["IMAGES_FOLDER", "Picture", "map_threshold", "maps_of", "write_pictures"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["IMAGES_FOLDER", "Picture", "has_maps", "map_of", "map_threshold", "write_pictures"]
 
 IMAGES_FOLDER = "images"
 PHOTO_QUALITY = 85
+CHANGED = "The file has changed since it was scored; the map is of the old one."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +46,22 @@ class Picture:
     """What is wrong, one line."""
 
 
-def maps_of(table: ScoredTable, rows: pa.Table) -> dict[int, npt.NDArray[np.float32]]:
-    """Return by ``row_id`` the maps of some rows as they lie on their images, logits; rows without one are left out."""
-    if not {"token_map", "valid_box", "valid_mask", "width", "height"} <= {*rows.column_names}:
-        return {}
+def has_maps(rows: pa.Table) -> bool:
+    """Tell whether a table kept what a map is drawn from."""
+    return {"token_map", "valid_box", "valid_mask", "width", "height"} <= {*rows.column_names}
+
+
+def map_of(table: ScoredTable, row: pa.Table) -> npt.NDArray[np.float32] | None:
+    """Return the map of one row as it lies on its image, logits, `source_map`'s shape; None where it has none."""
+    if not has_maps(row) or not row["token_map"][0].is_valid:
+        return None
     options = table.bundle.input_options
-    scored = rows.filter(rows["token_map"].is_valid())
-    found: dict[int, npt.NDArray[np.float32]] = {}
-    for index in range(len(scored)):  # one by one: the valid pixels of all would be large
-        row = scored.slice(index, 1)
-        row_id, height, width = (row[name][0].as_py() for name in ("row_id", "height", "width"))
-        found[row_id] = source_map(
-            unpack_token_maps(row)[0],
-            geometry=options.geometry(height, width),
-            valid_pixels=unpack_valid_regions(row, image_size=options.image_size)[0],
-            smoothing_sigma=table.run.statistic_options.smoothing_sigma,
-        )
-    return found
+    return source_map(
+        unpack_token_maps(row)[0],
+        geometry=options.geometry(row["height"][0].as_py(), row["width"][0].as_py()),
+        valid_pixels=unpack_valid_regions(row, image_size=options.image_size)[0],
+        smoothing_sigma=table.run.statistic_options.smoothing_sigma,
+    )
 
 
 def map_threshold(table: ScoredTable, group: str | None) -> float | None:
@@ -79,20 +75,13 @@ def map_threshold(table: ScoredTable, group: str | None) -> float | None:
 
 
 def write_pictures(
-    table: ScoredTable,
-    rows: pa.Table,
-    *,
-    maps: Mapping[int, npt.NDArray[np.float32]],
-    scales: Mapping[int, HeatScale],
-    output: str,
-    image_side: int,
+    table: ScoredTable, rows: pa.Table, *, scales: Mapping[int, HeatScale], output: str, image_side: int
 ) -> dict[int, Picture]:
     """Fetch images and write them and their heatmaps beside the page.
 
     Args:
         table: Where they were scored.
         rows: Rows of the table, each once.
-        maps: By ``row_id``, as `maps_of` gives them.
         scales: By ``row_id``: the colours of its map.
         output: Folder of the page.
         image_side: Longer side of a photo, pixels.
@@ -104,53 +93,47 @@ def write_pictures(
         StorageError: If storage fails, or the page's folder cannot be written.
         RunError: If no decoder can be started.
     """
-    digests: dict[int, str | None] = {}
-    if "sha256" in rows.column_names:
-        digests = dict(zip(rows["row_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
     options = InputOptions(image_size=image_side, jpeg_decoding="scaled")
-    listed = list(zip(rows["row_id"].to_pylist(), rows["uri"].to_pylist(), strict=True))
+    row_ids = rows["row_id"].to_pylist()
     with GuardedDecoder(options) as decoder, ThreadPoolExecutor(table.num_readers) as pool:
-        one = functools.partial(_write_one, maps=maps, scales=scales, digests=digests, output=output, decoder=decoder)
+
+        def write(index: int) -> Picture:
+            scale = scales.get(row_ids[index])
+            return _write_one(table, rows.slice(index, 1), scale=scale, output=output, decoder=decoder)
+
         try:
-            pictures = list(pool.map(lambda row: one(*row), listed))
+            pictures = list(pool.map(write, range(len(rows))))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return dict(zip((row_id for row_id, _ in listed), pictures, strict=True))
+    return dict(zip(row_ids, pictures, strict=True))
 
 
 def _write_one(
-    row_id: int,
-    uri: str,
-    *,
-    maps: Mapping[int, npt.NDArray[np.float32]],
-    scales: Mapping[int, HeatScale],
-    digests: Mapping[int, str | None],
-    output: str,
-    decoder: GuardedDecoder,
+    table: ScoredTable, row: pa.Table, *, scale: HeatScale | None, output: str, decoder: GuardedDecoder
 ) -> Picture:
-    values = maps.get(row_id)
+    row_id = row["row_id"][0].as_py()
+    values = None if scale is None else map_of(table, row)
     overlay = None
-    if values is not None:
+    if values is not None and scale is not None:
         overlay = f"{IMAGES_FOLDER}/{row_id:012d}-map.webp"
-        write_bytes(join_uri(output, overlay), encode_overlay(overlay_pixels(values, scales[row_id])))
-    fetched = fetch_and_decode(uri, decoder=decoder)
+        write_bytes(join_uri(output, overlay), encode_overlay(overlay_pixels(values, scale)))
+    fetched = fetch_and_decode(row["uri"][0].as_py(), decoder=decoder)
     if not isinstance(fetched.image, PreparedImage):
-        shape = (3, 4) if values is None else values.shape
-        return Picture(overlay=overlay, width=shape[1], height=shape[0], note=str(fetched.error))
+        height, width = (3, 4) if values is None else values.shape
+        return Picture(overlay=overlay, width=width, height=height, note=str(fetched.error))
     photo = _photo(fetched.image)
     name = f"{IMAGES_FOLDER}/{row_id:012d}.jpg"
     buffer = BytesIO()
     photo.save(buffer, "JPEG", quality=PHOTO_QUALITY)
     write_bytes(join_uri(output, name), buffer.getvalue())
-    known = digests.get(row_id)
-    changed = known is not None and known != fetched.sha256
+    known = row["sha256"][0].as_py() if "sha256" in row.column_names else None
     return Picture(
         photo=name,
         overlay=overlay,
         width=photo.width,
         height=photo.height,
-        note="The file has changed since it was scored; the map is of the old one." if changed else "",
+        note=CHANGED if known not in {None, fetched.sha256} else "",
     )
 
 
