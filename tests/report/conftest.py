@@ -11,7 +11,7 @@ from feclip.archive import read_scores
 from feclip.building import build_model
 from feclip.bundle import Bundle, read_bundle, write_bundle, write_calibrated
 from feclip.calibration import CalibrationOptions, Rule, calibrate
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig, ReportConfig
+from feclip.config import DataConfig, FinetuneConfig, ModelConfig, OptimConfig, ReportConfig
 from feclip.report import report
 
 
@@ -58,7 +58,10 @@ def training_site(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> P
     """The folder of a report of a training of two epochs."""
     home = tmp_path_factory.mktemp("training")
     config = FinetuneConfig(
-        output=str(home / "bundle"), model=ModelConfig(backbone="feclip-demo").settled(), optim=OptimConfig(epochs=2)
+        output=str(home / "bundle"),
+        data=DataConfig(root="/pictures"),
+        model=ModelConfig(backbone="feclip-demo"),
+        optim=OptimConfig(epochs=2),
     )
     metrics = [{"epoch": epoch, "loss": 2 / epoch, "focal_loss": 0.2 / epoch, "aupro": 0.5} for epoch in (1, 2)]
     images = pa.table({"uri": ["/a.png"], "role": ["trained"]})

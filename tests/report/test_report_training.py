@@ -12,7 +12,7 @@ from small_plant import Plant
 from small_table import write_table
 
 from feclip.bundle import Bundle, read_bundle, write_bundle
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig, ReportConfig
+from feclip.config import DataConfig, FinetuneConfig, ModelConfig, OptimConfig, ReportConfig
 from feclip.errors import RunError
 from feclip.evaluation import RESULT_SCHEMA
 from feclip.report import report
@@ -34,7 +34,10 @@ def trained(bundle: Bundle, tmp_path: Path) -> Bundle:
     """A bundle with three epochs of metrics."""
     uri = str(tmp_path / "trained")
     config = FinetuneConfig(
-        output=uri, model=ModelConfig(backbone="feclip-demo").settled(), optim=OptimConfig(epochs=3)
+        output=uri,
+        data=DataConfig(root="/pictures"),
+        model=ModelConfig(backbone="feclip-demo"),
+        optim=OptimConfig(epochs=3),
     )
     images = pa.table({"uri": ["/a.png", "/b.png", "/c.png"], "role": ["trained", "trained", "selected"]})
     write_bundle(uri, model=bundle.build(), config=config, images=images, metrics=METRICS)

@@ -58,7 +58,7 @@ feclip.gallery = (() => {
     const isWide = card.shape[0] > 1.6 * card.shape[1];
     const parts = pictures(card, { eager: false });
     if (parts.length === 1) button.classList.add("single");
-    else if (isWide) button.classList.add("wide");
+    else if (isWide || !card.photo) button.classList.add("wide");
     button.append(...parts);
     button.setAttribute("aria-label", `Open ${shortName(card.uri)}`);
     button.dataset.row = card.id;
