@@ -106,7 +106,7 @@ def write_record(record: Record) -> Path:
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{record.row}.json"
-    written = dataclasses.asdict(record) | {"machine": machine(), "commit": _commit(), "date": _today()}
+    written = dataclasses.asdict(record) | {"machine": machine(), "commit": commit(), "date": _today()}
     path.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
     print(line_of(written))
     return path
@@ -182,7 +182,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the commit that is checked out."""
     done = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
         capture_output=True, text=True, check=False, cwd=Path(__file__).parent,

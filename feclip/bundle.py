@@ -42,13 +42,23 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
 
     from feclip.model import FeClipModel
 
-__all__ = ["IMAGE_COLUMNS", "Bundle", "InputOverride", "read_bundle", "write_bundle", "write_calibrated"]
+__all__ = [
+    "EVALUATIONS_FOLDER",
+    "IMAGE_COLUMNS",
+    "Bundle",
+    "InputOverride",
+    "read_bundle",
+    "write_bundle",
+    "write_calibrated",
+]
 
 CONFIG_FILE = "config.json"
 ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
+EVALUATIONS_FOLDER = "evaluations"
+"""Below a bundle: where its evaluations stand unless they are told another place."""
 IMAGE_COLUMNS = pa.schema(
     [
         pa.field("uri", pa.string()),

@@ -19,6 +19,7 @@ from feclip.data import unpack_valid_pixels
 from feclip.errors import DataError, RunError
 
 __all__ = [
+    "ANOMALOUS_LABELS",
     "SCORE_SCHEMA",
     "build_score_table",
     "pack_token_map",
@@ -49,6 +50,9 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 """Columns of every score table; the path's partitions follow as columns of their own, strings."""
+
+ANOMALOUS_LABELS = ("1", "1.0", "true")
+"""How a manifest's column ``label``, a text in the table, says in lower case that an image is anomalous."""
 
 _LISTED = ("row_id", "uri", "size", "etag")
 _SCORED = ("image_logit", "image_score", "map_max", "map_topk_mean", "token_map")

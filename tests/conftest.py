@@ -1,17 +1,22 @@
-"""What tests of several rooms share: the real photographs, and a real S3 server on loopback."""
+"""What tests of several rooms share: the real photographs, a real S3 server on loopback, and a real browser."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pytest
+from browser_page import browser_program
 from s3_server import NUM_BUCKETS, S3Server, serving
 
 from feclip.building import build_model
 from feclip.bundle import write_bundle
 from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.demo import write_mvtec
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 GROUPS = {  # file: group; what makes one expensive fixture, or several clusters, stays in one process
     "test_finetune.py": "training",
@@ -85,3 +90,15 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in s3_server.env.items():
         monkeypatch.setenv(name, value)
     return f"s3://{next(s3_server.unused_buckets)}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """Debian's chromium; what needs it skips where there is none. While it is open this thread has an event loop."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - tests without a browser do without
+
+    program = browser_program()
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()

@@ -12,7 +12,16 @@ from feclip.archive.listing import (
     write_numbered,
 )
 from feclip.archive.reading import read_decisions, read_scores
-from feclip.archive.run import LISTING_FOLDER, SUMMARY_FILE, Run, find_run, scored_options, slice_name
+from feclip.archive.run import (
+    LISTING_FOLDER,
+    NORMALS_FOLDER,
+    SUMMARY_FILE,
+    Run,
+    find_run,
+    finished_run,
+    scored_options,
+    slice_name,
+)
 from feclip.archive.slices import (
     FetchedSlice,
     Tally,
@@ -36,6 +45,7 @@ from feclip.archive.summary import (
 
 __all__ = [
     "LISTING_FOLDER",
+    "NORMALS_FOLDER",
     "SUMMARY_FILE",
     "Block",
     "FetchedSlice",
@@ -49,6 +59,7 @@ __all__ = [
     "decode_jpegs",
     "fetch_slice",
     "find_run",
+    "finished_run",
     "finished_summary",
     "first_repeated",
     "forget_decisions",

@@ -37,7 +37,16 @@ from feclip.data import (
 )
 from feclip.errors import DataError, RunError
 
-__all__ = ["LISTING_FOLDER", "SUMMARY_FILE", "Run", "find_run", "scored_options", "slice_name"]
+__all__ = [
+    "LISTING_FOLDER",
+    "NORMALS_FOLDER",
+    "SUMMARY_FILE",
+    "Run",
+    "find_run",
+    "finished_run",
+    "scored_options",
+    "slice_name",
+]
 
 SCHEMA = 1
 RUN_FOLDER = "_run"
@@ -45,6 +54,8 @@ LISTING_FOLDER = f"{RUN_FOLDER}/listing"
 SCORES_FOLDER = "scores"
 DECISIONS_FOLDER = "decisions"
 SUMMARY_FILE = "_SUMMARY.json"
+NORMALS_FOLDER = "_normals"
+"""Below a calibrated bundle: the score table of the normals that were scored for it."""
 SLICE_BYTES = 64_000_000
 """Most bytes of uint8 pixels that one slice holds."""
 MAX_SLICE_SIZE = 512
@@ -304,6 +315,34 @@ def find_run(output: str) -> Run | None:
         )
         raise RunError(msg)
     return _read(claims[0], output=output) if claims else None
+
+
+def finished_run(output: str, *, model_id: str) -> Run:
+    """Return the run of an output that was scored to its end by one model.
+
+    Raises:
+        DataError: If another model scored it.
+        RunError: If there is none, or a slice is missing.
+        StorageError: If storage cannot be asked.
+    """
+    run = find_run(output)
+    if run is None:
+        msg = f"{output} holds no score table; give the output of jobs/score.py."
+        raise RunError(msg)
+    if run.model_id != model_id:
+        msg = (
+            f"{output} was scored by model {run.model_id[:12]}, the bundle is model {model_id[:12]}; "
+            "give the bundle that scored it, or its calibrated one."
+        )
+        raise DataError(msg)
+    missing = run.missing(run.scores_folder)
+    if missing:
+        msg = (
+            f"{output} is not finished: {len(missing)} of {run.num_slices} slices are missing; submit its scoring job "
+            "again first."
+        )
+        raise RunError(msg)
+    return run
 
 
 def _claims(output: str) -> list[str]:

@@ -10,7 +10,7 @@
 :func:`calibrate` does the first five for parts that one process can read three times.
 """
 
-from feclip.calibration.deciding import AlarmKey, count_observed, decide, with_observed
+from feclip.calibration.deciding import AlarmKey, count_observed, decide, decision_margins, with_observed
 from feclip.calibration.fitting import fit
 from feclip.calibration.in_process import calibrate
 from feclip.calibration.levels import Variant, num_needed, parse_percentile, rank_of, rate_interval
@@ -42,6 +42,7 @@ __all__ = [
     "count_detail",
     "count_observed",
     "decide",
+    "decision_margins",
     "fit",
     "num_needed",
     "parse_percentile",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -15,7 +15,7 @@ from feclip.calibration.record import Calibration, Decision, GroupCalibration, O
 from feclip.calibration.table import Scores, read_scores
 from feclip.errors import DataError
 
-__all__ = ["AlarmKey", "count_observed", "decide", "with_observed"]
+__all__ = ["AlarmKey", "count_observed", "decide", "decision_margins", "with_observed"]
 
 AlarmKey = tuple[str | None, Rule | None, str, Variant | None]
 """Group (None for all), rule, percentile, variant; without rule and variant the images of the group."""
@@ -58,13 +58,40 @@ def decide(table: pa.Table, calibration: Calibration, *, statistic_options: Stat
         scale = np.array([group.statistics[statistic].scale for group in groups])[scores.group_index]
         normalized = (scores.columns[statistic].astype(np.float64) - center) / scale
         columns[f"{statistic}_normalized"] = _spread(normalized, scores.scored)
-    exceeded = {
-        statistic: scores.columns[statistic]
-        > np.array([calibration.threshold(statistic, name) for name in names], np.float32)[scores.group_index]
-        for statistic in decision.statistics
-    }
-    columns["pred_label"] = _spread(_apply(decision, exceeded), scores.scored)
+    columns["pred_label"] = _spread(_margins(scores, calibration, names) > 0, scores.scored)
     return pa.table(columns)
+
+
+def decision_margins(
+    table: pa.Table, calibration: Calibration, *, statistic_options: StatisticOptions
+) -> npt.NDArray[np.float64]:
+    """Return how far beyond its threshold each image lies: above 0 exactly where :func:`decide` says anomalous.
+
+    A rule that reads two statistics has the larger of their two distances under ``either``, the smaller under ``both``.
+
+    Args:
+        table: M rows as for :func:`decide`.
+        calibration: Thresholds.
+        statistic_options: As for :func:`decide`.
+
+    Returns:
+        ``(M,)``, logits; NaN where there is no score.
+
+    Raises:
+        DataError: As :func:`decide`.
+    """
+    calibration.require_statistics(statistic_options)
+    scores = read_scores(
+        table,
+        model_id=calibration.model_id,
+        threshold_by=calibration.threshold_by,
+        statistics=calibration.decision.statistics,
+    )
+    _require_known(scores, calibration)
+    names: list[str | None] = [None] if calibration.threshold_by is None else list(scores.groups)
+    margins = np.full(len(scores.scored), np.nan)
+    margins[scores.scored] = _margins(scores, calibration, names)
+    return margins
 
 
 def count_observed(table: pa.Table, calibration: Calibration) -> Counter[AlarmKey]:
@@ -145,6 +172,19 @@ def _decisions(calibration: Calibration, group: GroupCalibration) -> list[Decisi
     )
     fitted = group.statistics[Statistic.image_logit]
     return [item for item in decisions if fitted.find(item.threshold_percentile, item.variant) is not None]
+
+
+def _margins(scores: Scores, calibration: Calibration, names: Sequence[str | None]) -> npt.NDArray[np.float64]:
+    """Return ``(N,)`` score minus threshold; the sign of a float64 difference of two float32 numbers is exact."""
+    decision = calibration.decision
+    distances = [
+        scores.columns[statistic].astype(np.float64)
+        - np.array([calibration.threshold(statistic, name) for name in names], np.float32)[scores.group_index]
+        for statistic in decision.statistics
+    ]
+    combine = np.maximum if decision.rule is Rule.either else np.minimum
+    combined: npt.NDArray[np.float64] = combine.reduce(distances)
+    return combined
 
 
 def _apply(decision: Decision, exceeded: Mapping[Statistic, Flags]) -> Flags:

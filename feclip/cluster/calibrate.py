@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from feclip.archive import Run, find_run, read_scores
+from feclip.archive import NORMALS_FOLDER, Run, find_run, finished_run, read_scores
 from feclip.bundle import Bundle, read_bundle, write_calibrated
 from feclip.calibration import (
     AlarmKey,
@@ -41,15 +41,13 @@ from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import mapped
 from feclip.config import CalibrateConfig, ScoreConfig
 from feclip.data import check_writable, exists, join_uri
-from feclip.errors import BundleError, ConfigError, DataError, RunError
+from feclip.errors import BundleError, ConfigError, DataError
+from feclip.score_table import ANOMALOUS_LABELS
 
 __all__ = ["calibrate"]
 
 logger = logging.getLogger(__name__)
 
-NORMALS_FOLDER = "_normals"
-"""Below the output: the score table of normals that were not scored yet."""
-ANOMALOUS = {"1", "1.0", "true"}
 SHOWN_GROUPS = 20
 
 
@@ -89,11 +87,11 @@ def calibrate(config: CalibrateConfig) -> str:
 
 def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
     """Return the finished scores of the normals, after scoring them if they are images."""
-    run = find_run(config.normals)
-    if run is None:
-        if find_run(join_uri(config.output, NORMALS_FOLDER)) is not None:
-            logger.info("The normals are those listed before; choose another output to list %s anew.", config.normals)
+    output = config.normals
+    if find_run(output) is None:
         output = join_uri(config.output, NORMALS_FOLDER)
+        if find_run(output) is not None:
+            logger.info("The normals are those listed before; choose another output to list %s anew.", config.normals)
         is_manifest = config.normals_are_manifest
         score(
             ScoreConfig(
@@ -107,22 +105,7 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
             ),
             decides=False,
         )
-        run = find_run(output)
-        assert run is not None
-    if run.model_id != bundle.model_id:
-        msg = (
-            f"{config.normals} was scored by model {run.model_id[:12]}, the bundle {bundle.uri} is model "
-            f"{bundle.model_id[:12]}; score the normals with this bundle."
-        )
-        raise DataError(msg)
-    missing = run.missing(run.scores_folder)
-    if missing:
-        msg = (
-            f"{config.normals} is not finished: {len(missing)} of {run.num_slices} slices are missing; submit its "
-            "scoring job again first."
-        )
-        raise RunError(msg)
-    return run
+    return finished_run(output, model_id=bundle.model_id)
 
 
 def _known_and_new(run: Run, *, bundle: Bundle, allow: bool) -> pa.Table:
@@ -159,7 +142,7 @@ def _images(run: Run, indices: Iterable[int]) -> pa.Table:
             msg = f"{run.output} has no column sha256, by which known images are told; score with it."
             raise DataError(msg)
         labels = table["label"].to_pylist() if "label" in table.column_names else [None] * len(table)
-        flags = pa.array([str(label).lower() in ANOMALOUS for label in labels], pa.bool_())
+        flags = pa.array([str(label).lower() in ANOMALOUS_LABELS for label in labels], pa.bool_())
         tables.append(table.select(["uri", "sha256"]).append_column("is_anomalous", flags))
     return pa.concat_tables(tables)
 

@@ -4,14 +4,14 @@ import dataclasses
 import logging
 from collections import Counter
 
-from feclip.archive import Tally, check_slices, find_run
+from feclip.archive import Tally, check_slices, finished_run
 from feclip.bundle import read_bundle
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import DecideConfig
 from feclip.data import check_writable
-from feclip.errors import BundleError, DataError, RunError
+from feclip.errors import BundleError
 
 __all__ = ["decide"]
 
@@ -35,21 +35,8 @@ def decide(config: DecideConfig) -> str:
     calibration = bundle.calibration.with_decision(
         rule=config.rule, percentile=config.percentile, variant=config.variant
     )
-    run = find_run(config.scores)
-    if run is None:
-        msg = f"{config.scores} holds no score table; give the output of jobs/score.py."
-        raise RunError(msg)
-    if run.model_id != bundle.model_id:
-        msg = (
-            f"{config.scores} was scored by model {run.model_id[:12]}, the thresholds are of {bundle.model_id[:12]}; "
-            "calibrate the bundle that scored it."
-        )
-        raise DataError(msg)
+    run = finished_run(config.scores, model_id=bundle.model_id)
     calibration.require_statistics(run.statistic_options)
-    missing = run.missing(run.scores_folder)
-    if missing:
-        msg = f"{config.scores} is not finished: {len(missing)} of {run.num_slices} slices are missing."
-        raise RunError(msg)
     check_writable(config.scores)
     total = Tally()
     with session(config.cluster):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from feclip.archive import Run, find_run
-from feclip.bundle import Bundle, read_bundle
+from feclip.bundle import EVALUATIONS_FOLDER, Bundle, read_bundle
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
@@ -70,7 +70,6 @@ logger = logging.getLogger(__name__)
 
 IMAGES_PER_TASK = 32
 NUM_RESAMPLES = 1000
-EVALUATIONS_FOLDER = "evaluations"
 SCORED_FOLDER = "scored"  # below it a scoring run for each bundle
 CLAIM_FILE = "evaluation.json"
 MANIFEST_FILE = "images.parquet"

@@ -34,6 +34,7 @@ from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
+from feclip.config.reporting import ReportConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -84,6 +85,7 @@ __all__ = [
     "PredictConfig",
     "PrefixCache",
     "Protocol",
+    "ReportConfig",
     "Resize",
     "ScoreConfig",
     "ScoringConfig",

@@ -7,6 +7,7 @@ Endpoint, keys and region come from the standard environment variables, read at 
 
 import asyncio
 import logging
+import mimetypes
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -153,10 +154,12 @@ def write_object(uri: str, data: bytes) -> None:
     Raises:
         StorageError: If the store refuses or fails.
     """
+    content_type = mimetypes.guess_type(uri.rpartition("/")[2])[0]
+    kind = {} if content_type is None else {"ContentType": content_type}  # a browser shows a page that says it is one
 
     async def request(client: Any, bucket: str, key: str) -> None:  # noqa: ANN401
         limit = ANSWER_SECONDS + len(data) / LEAST_BYTES_PER_SECOND
-        await asyncio.wait_for(client.put_object(Bucket=bucket, Key=key, Body=data), limit)
+        await asyncio.wait_for(client.put_object(Bucket=bucket, Key=key, Body=data, **kind), limit)
 
     _request(request, uri=uri, action="write")
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import optuna
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
+from markupsafe import Markup
 
 from feclip.config import SweepConfig
+from feclip.pages import plotly_script, render_page
 from feclip.tuning.objective import OBJECTIVE
 from feclip.tuning.proposing import study_of
 from feclip.tuning.record import TrialRecord, TrialStatus
@@ -26,7 +26,6 @@ PLOT_HEIGHT = 420  # pixels
 TICKS_OF_LOG = 5
 TICKS_OF_INTEGERS = 10  # at most so many steps between them
 LABEL_ANGLE = -15  # degrees, so that the names of neighbouring axes do not cover each other
-FONT = {"family": "system-ui, sans-serif", "size": 13}
 
 
 def sweep_page(
@@ -51,10 +50,9 @@ def sweep_page(
         plots["Importance of each field (PED-ANOVA)"] = _importance_bars(shares)
     table = trials_table(space, records, options=options)
     best = best_trial(records, options=options)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("feclip.tuning", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        TEMPLATE,
+        package="feclip.tuning",
         title=title,
         facts=facts,
         best=best,
@@ -64,7 +62,7 @@ def sweep_page(
         no_importance=None if shares else f"Importance needs {FEWEST_TRIALS} trials trained to the end that differ.",
         columns=table.column_names,
         rows=[[_shown(row[name]) for name in table.column_names] for row in table.to_pylist()],
-        plotly=get_plotlyjs(),
+        plotly=Markup(plotly_script()),  # noqa: S704 - the library itself
     )
 
 
@@ -153,7 +151,7 @@ def _axis(dimension: Dimension, values: Sequence[Any]) -> dict[str, Any]:
 
 def _laid_out(figure: go.Figure, *, x: str, y: str) -> go.Figure:
     margin = {"l": 80, "r": 40, "t": 60, "b": 50}
-    figure.update_layout(template="none", height=PLOT_HEIGHT, margin=margin, font=FONT)
+    figure.update_layout(template="none", height=PLOT_HEIGHT, margin=margin)
     figure.update_xaxes(title_text=x)
     figure.update_yaxes(title_text=y, automargin=True)
     return figure

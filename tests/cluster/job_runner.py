@@ -21,6 +21,7 @@ from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
 from feclip.cluster.score import score
 from feclip.cluster.tune import tune
+from feclip.report import report
 
 REPOSITORY = Path(__file__).parents[2]
 JOBS = {
@@ -29,6 +30,7 @@ JOBS = {
     "demo.py": (config.DemoConfig, demo),
     "evaluate.py": (config.EvaluateConfig, evaluate),
     "finetune.py": (config.FinetuneConfig, finetune),
+    "report.py": (config.ReportConfig, report),
     "score.py": (config.ScoreConfig, score),
     "tune.py": (config.TuneConfig, tune),
 }

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from browser_page import check_accessible, opened_page
+from playwright.sync_api import Browser
 
 from feclip.config import SearchMethod, SweepConfig
 from feclip.errors import DataError, RunError
@@ -268,11 +270,11 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing() -> None:
     records = run_of_proposals(SearchMethod.optuna, seed=0, num=12)
     page = page_of(records)
     assert page.open == []
-    assert not [
-        tag for tag, given in page.tags if "src" in given or "href" in given or tag in {"link", "iframe", "img"}
-    ]
+    links = [given["href"] or "" for _, given in page.tags if "href" in given]
+    assert all(link.startswith(("#", "data:")) for link in links), links
+    assert not [tag for tag, given in page.tags if "src" in given or tag in {"iframe", "img"}]
     drawn = page.scripts[-1]
-    assert drawn.count("Plotly.newPlot(") == 3
+    assert drawn.count("feclip.plots.draw(") == 3
     assert "parcoords" in drawn
     assert "http" not in drawn
     assert len([given for tag, given in page.tags if given.get("class") == "plot"]) == 3
@@ -286,7 +288,7 @@ def test_the_ticks_of_a_searched_number_of_things_are_whole() -> None:
     drawn = page_of(run_of_proposals(SearchMethod.optuna, seed=0, num=6)).scripts[-1]
     axes = next(
         data[0]["dimensions"]
-        for text in drawn.split("Plotly.newPlot(")[1:]
+        for text in drawn.split("feclip.plots.draw(")[1:]
         for data, _ in [json.JSONDecoder().raw_decode(text, text.index("["))]
         if data[0]["type"] == "parcoords"
     )
@@ -300,9 +302,20 @@ def test_what_stands_in_the_page_is_text_and_no_markup() -> None:
     page = page_of(records, title=evil)
     assert evil in page.text
     assert "/data/<mvtec>" in page.text
-    assert len(page.scripts) == 2
+    assert len(page.scripts) == 3  # theme, plots, ours
     assert not [tag for tag, _ in page.tags if tag == "b"]
     assert "Importance needs 4 trials" in page.text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_opens_in_a_browser(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    records = run_of_proposals(SearchMethod.optuna, seed=0, num=12)
+    file = tmp_path / "sweep.html"
+    file.write_text(sweep_page(SPACE, records, options=OPTIONS, title="Sweep", facts={"images": "/data/<mvtec>"}))
+    with opened_page(browser, file, width=400, scheme=scheme) as page:
+        assert page.locator(".plot .main-svg").count() >= 3
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        check_accessible(page)
 
 
 def test_a_page_without_a_trial_that_ended_still_opens() -> None:
