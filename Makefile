@@ -3,7 +3,7 @@
 # make test   every test but those marked slow, two at once
 # make fuzz   fuzz the parsers that are ours, FUZZ_SECONDS each (60); what fails is left in runs/fuzz/<target>/crash-*
 # make audit  known holes in the pinned dependencies; needs the vulnerability database, and says so where it is not
-# make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
+# make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate, report
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from feclip.data import Letterbox
 
-__all__ = ["COLORS", "draw_overlay"]
+__all__ = ["COLORS", "color_table", "draw_overlay"]
 
 COLORS: tuple[str, ...] = tuple(plotly.colors.sequential.Plasma)
 """Stops of the colour map at equal distances, from the lowest value to the highest, as hexadecimal colours."""
@@ -66,7 +66,7 @@ def draw_overlay(
     values = _resized(np.where(valid, anomaly_map, low), placed=placed, size=image.size)
     shown = _resized(valid, placed=placed, size=image.size)
     shares = np.clip((values - low) / (high - low), 0, 1)
-    colors = Image.fromarray(_color_table()[(shares * (_LEVELS - 1)).round().astype(np.uint8)])
+    colors = Image.fromarray(color_table()[(shares * (_LEVELS - 1)).round().astype(np.uint8)])
     opacity = Image.fromarray((shares * shown * OPACITY * 255).round().astype(np.uint8))
     drawn = Image.composite(colors, image.convert("RGB"), opacity)
     if threshold is not None:
@@ -75,7 +75,7 @@ def draw_overlay(
 
 
 @functools.cache
-def _color_table() -> npt.NDArray[np.uint8]:
+def color_table() -> npt.NDArray[np.uint8]:
     """Return the colours of 256 levels, shape ``(256, 3)``, interpolated between the stops."""
     stops = np.array([[int(color[start : start + 2], 16) for start in (1, 3, 5)] for color in COLORS], np.float64)
     at = np.linspace(0, len(stops) - 1, _LEVELS)

@@ -1,6 +1,6 @@
 """The whole story on generated pictures, as one job: what each of its steps leaves is what the step's own job leaves.
 
-pictures -> finetune -> calibrate -> score an archive -> evaluate on families that nothing has seen -> one screen
+pictures -> finetune -> calibrate -> score an archive -> evaluate on families that nothing has seen -> report, one screen
 """
 
 import contextlib
@@ -33,10 +33,12 @@ from feclip.config import (
     FinetuneConfig,
     Names,
     PrefixCache,
+    ReportConfig,
     ScoreConfig,
     ScoringConfig,
 )
 from feclip.demo import RECIPE, write_pictures
+from feclip.report import report
 
 __all__ = ["demo"]
 
@@ -88,6 +90,8 @@ def demo(config: DemoConfig) -> str:
                     cluster=config.cluster,
                 )
             )
+    with _timed("report", seconds):
+        report(ReportConfig(bundle=calibrated, scores=scores, output=f"{output}/report"))
     sys.stdout.write(_screen(output, calibrated=calibrated, scores=scores, judged=judged, seconds=seconds))
     return output
 
@@ -123,6 +127,7 @@ def _screen(output: str, *, calibrated: str, scores: str, judged: str, seconds: 
         f"  bundle with thresholds          {calibrated}\n"
         f"  score table and decisions       {scores}\n"
         f"  evaluation                      {judged}/metrics.md\n"
+        f"  page to look at                 {output}/report/index.html\n"
     )
 
 

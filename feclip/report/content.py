@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from plotly.colors import sequential
 
 from feclip.calibration import Calibration, Statistic
+from feclip.overlay import COLORS
 from feclip.report.counting import NO_VALUE, NUM_BINS, ZERO_BIN, Cube
 from feclip.report.opened import ScoredTable, partition_values
-from feclip.report.overlays import COLORMAP, HeatScale
+from feclip.report.overlays import HeatScale
 from feclip.report.pictures import Picture
 from feclip.report.survey import Survey
 
@@ -129,8 +129,8 @@ def heat_values(scale: HeatScale | None) -> dict[str, Any] | None:
     """Return what the colours of the maps mean."""
     if scale is None:
         return None
-    colors: list[str] = getattr(sequential, COLORMAP)
-    return {"low": _short(scale.low), "high": _short(scale.high), "outline": _short(scale.outline), "colors": colors}
+    ends = {"low": _short(scale.low), "high": _short(scale.high), "outline": _short(scale.outline)}
+    return ends | {"colors": list(COLORS)}
 
 
 def _shown_columns(rows: pa.Table) -> list[str]:

@@ -10,14 +10,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from plotly.colors import hex_to_rgb, sequential
 
 from feclip.data import Letterbox
+from feclip.overlay import color_table
 
-__all__ = ["COLORMAP", "HeatScale", "encode_overlay", "overlay_pixels", "source_map"]
+__all__ = ["HeatScale", "encode_overlay", "overlay_pixels", "source_map"]
 
-COLORMAP = "Viridis"
-"""Rises evenly in lightness, so that it reads with any colour vision and in grey."""
 FULL_ALPHA = 0.72  # of the highest values; what lies below the scale is not covered
 LEAST_RANGE = 1e-3  # logits between the ends of a scale
 QUALITY = 80
@@ -100,11 +98,9 @@ def overlay_pixels(values: npt.NDArray[np.float32], scale: HeatScale) -> _Colors
         RGBA, ``(rows, columns, 4)``, uint8.
     """
     share = np.clip((np.nan_to_num(values, nan=-np.inf) - scale.low) / (scale.high - scale.low), 0, 1)
-    anchors = np.array([hex_to_rgb(color) for color in getattr(sequential, COLORMAP)], np.float64)
-    places = np.linspace(0, 1, len(anchors))
+    colors = color_table()
     pixels = np.empty((*values.shape, 4), np.uint8)
-    for channel in range(3):
-        pixels[..., channel] = np.rint(np.interp(share, places, anchors[:, channel]))
+    pixels[..., :3] = colors[np.rint(share * (len(colors) - 1)).astype(np.intp)]
     pixels[..., 3] = np.rint(255 * FULL_ALPHA * np.sqrt(share))
     if scale.outline is not None:
         pixels[_edge(np.nan_to_num(values, nan=-np.inf) > scale.outline)] = (255, 255, 255, 255)

@@ -20,6 +20,7 @@ def test_the_demonstration_ends_with_its_screen_and_a_second_one_does_nothing(
     assert f"{tmp_path}/tour/calibrated" in screen
     assert float(screen.split("image AUROC ")[1].split(",")[0]) > FLOOR
     assert " of 15 defective images called anomalous" in screen
+    assert (tmp_path / "tour" / "report" / "index.html").is_file()
     again = run_job("--output", "tour", job="demo.py", timeout=300)
     assert again.returncode == 0, again.output
     assert again.output[again.output.index("families that nothing has seen") :] in done.output
