@@ -1,6 +1,6 @@
 """The whole story on generated pictures, as one job: what each of its steps leaves is what the step's own job leaves.
 
-pictures -> finetune -> calibrate -> score an archive -> evaluate on families that nothing has seen -> report, one screen
+pictures -> finetune -> calibrate -> score an archive -> evaluate on families that nothing has seen -> a page, a screen
 """
 
 import contextlib
