@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """What watching costs: metrics of a slice, stopwatches of its images, a line of progress, as CPU time.
 
-python benchmarks/watching.py
+python benchmarks/watching.py          # with a Ray that exports them meanwhile
+python benchmarks/watching.py alone    # recorded, and exported to nobody
 """
 
 import io
@@ -34,7 +35,9 @@ def microseconds(call: Callable[[], object]) -> float:
 def main() -> int:
     """Measure and print."""
     configure(LogConfig(format=LogFormat.json, every=0), job="benchmark")
-    ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="warning")
+    alone = sys.argv[1:] == ["alone"]
+    if not alone:
+        ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="warning")
     tags, stopwatch = RunTags.of("benchmark"), Stopwatch()
     seconds = dict.fromkeys(STAGES, 0.1)
 
@@ -57,7 +60,8 @@ def main() -> int:
         }
         with redirect_stderr(io.StringIO()):
             measured = {name: microseconds(call) for name, call in rows.items()}
-    ray.shutdown()
+    if not alone:
+        ray.shutdown()
     print("| what | microseconds |\n|---|---|")
     for name, value in measured.items():
         print(f"| {name} | {value:.1f} |")
