@@ -46,12 +46,14 @@ def head_node(
     """Start a head node, wait until its job server answers on loopback, and end it with all that it started."""
     port = free_port(above=8300) if port is None else port
     dashboard_port = free_port(above=port)
+    agent_port = free_port(above=dashboard_port)  # its usual one belongs to whichever cluster came first
     head = Head(gcs=f"{ip}:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", log=folder / "head.log")
     with head.log.open("w") as log:
         process = subprocess.Popen(
             [
                 RAY, "start", "--head", "--block", "--node-ip-address", ip, "--port", str(port),
-                "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port), *flags,
+                "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard_port),
+                "--dashboard-agent-listen-port", str(agent_port), *flags,
             ],
             env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
