@@ -27,7 +27,7 @@ def fuzzed(target: str, folder: Path, *, seconds: int) -> int:
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=seconds + 300,
+        timeout=seconds + 500,
         check=False,
     )
     inputs = {path.name: path.read_bytes() for path in folder.glob("*-*") if path.is_file()}

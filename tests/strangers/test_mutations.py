@@ -32,7 +32,7 @@ def outcomes(folder: Path, *kinds: str, first: int, count: int) -> dict[str, Cou
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=60 + 30 * count,  # a single hang is ended by the worker's own alarm
+        timeout=600 + 30 * count,  # a single hang is ended by the worker's own clock
         check=False,
     )
     lines = done.stdout.splitlines()
