@@ -104,10 +104,11 @@ def _scores(folder: str, *, model_id: str) -> str | None:
 def _evaluation(where: str, *, folder: str, scores: str | None) -> EvaluationTable:
     try:
         rows = pq.read_table(pa.BufferReader(read_bytes(where))).to_pylist()
+        first = rows[0]  # the evaluation stands beside the first of its bundles
+        rows = [row for row in rows if row["bundle"] == first["bundle"]]
         metrics = list(dict.fromkeys(row["metric"] for row in rows))
         categories = dict.fromkeys(row["category"] for row in rows)
         values = {(row["category"], row["metric"]): row["value"] for row in rows}
-        first = rows[0]
         return EvaluationTable(
             name=folder.rpartition("/")[2],
             metrics=metrics,
