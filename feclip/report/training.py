@@ -23,7 +23,7 @@ __all__ = ["EvaluationTable", "read_evaluations", "training_content"]
 METRICS_FILE = "metrics.parquet"  # of an evaluation
 SCORED_FOLDER = "scored"  # below it
 ALL_CATEGORIES = "mean over categories"
-EPOCH = "epoch"
+EPOCH, LOSS = "epoch", "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,8 @@ def read_evaluations(bundle: Bundle) -> list[EvaluationTable]:
 
 def training_content(bundle: Bundle, *, evaluations: list[EvaluationTable]) -> dict[str, Any]:
     """Return what the template of a training names."""
-    names = list(dict.fromkeys(name for record in bundle.metrics for name in record if name != EPOCH))
+    found = dict.fromkeys(name for record in bundle.metrics for name in record if name != EPOCH)
+    names = sorted(found, key=lambda name: name != LOSS)  # the whole before its terms
     model = bundle.model
     return {
         "title": f"Training of {bundle.uri}",
