@@ -23,7 +23,7 @@ __all__ = ["EvaluationTable", "read_evaluations", "training_content"]
 METRICS_FILE = "metrics.parquet"  # of an evaluation
 SCORED_FOLDER = "scored"  # below it
 ALL_CATEGORIES = "mean over categories"
-EPOCH = "epoch"
+EPOCH, LOSS = "epoch", "loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,8 @@ def read_evaluations(bundle: Bundle) -> list[EvaluationTable]:
 
 def training_content(bundle: Bundle, *, evaluations: list[EvaluationTable]) -> dict[str, Any]:
     """Return what the template of a training names."""
-    names = list(dict.fromkeys(name for record in bundle.metrics for name in record if name != EPOCH))
+    found = dict.fromkeys(name for record in bundle.metrics for name in record if name != EPOCH)
+    names = sorted(found, key=lambda name: name != LOSS)  # the whole before its terms
     model = bundle.model
     return {
         "title": f"Training of {bundle.uri}",
@@ -104,10 +105,11 @@ def _scores(folder: str, *, model_id: str) -> str | None:
 def _evaluation(where: str, *, folder: str, scores: str | None) -> EvaluationTable:
     try:
         rows = pq.read_table(pa.BufferReader(read_bytes(where))).to_pylist()
+        first = rows[0]  # the evaluation stands beside the first of its bundles
+        rows = [row for row in rows if row["bundle"] == first["bundle"]]
         metrics = list(dict.fromkeys(row["metric"] for row in rows))
         categories = dict.fromkeys(row["category"] for row in rows)
         values = {(row["category"], row["metric"]): row["value"] for row in rows}
-        first = rows[0]
         return EvaluationTable(
             name=folder.rpartition("/")[2],
             metrics=metrics,

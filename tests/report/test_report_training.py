@@ -51,11 +51,15 @@ def write_evaluation(bundle: Bundle, *, name: str, plant: Plant) -> Path:
         {
             "metric": metric,
             "category": category,
-            "value": value,
+            "value": value if uri == bundle.uri else 0.125,
+            "bundle": uri,
+            "num_images": 30,
+            "num_anomalous": 20,
             "preset": "feclip",
-            "split": None,
+            "trained_images": False,
             "num_trained_images": 0,
         }
+        for uri in (bundle.uri, "/another", None)
         for category, value in (("tile", 0.75), ("<b>capsule</b>", 0.5), (None, 0.625))
         for metric in ("image_auroc", "aupro")
     ]
@@ -85,9 +89,11 @@ def test_curves_evaluations_and_the_worst_images_of_each(trained: Bundle, plant:
     assert data["epochs"] == [1, 2, 3]
     curves = {curve["name"]: curve for curve in data["curves"]}
     assert curves["loss"] == {"name": "loss", "values": [2, 1, 2 / 3], "is_loss": True}
-    assert [name for name, curve in curves.items() if not curve["is_loss"]] == ["image_auroc", "aupro"]
+    assert {name for name, curve in curves.items() if not curve["is_loss"]} == {"image_auroc", "aupro"}
     assert "<b>capsule" not in page
     assert page.index("&lt;b&gt;capsule") < page.index(">tile<") < page.index("mean over categories")
+    assert page.count('<td class="number">0.75</td>') == 2
+    assert "0.125" not in page, "those of another bundle"
     assert "<dt>Images that trained it</dt><dd>2</dd>" in page
     assert 'href="evaluations/0123abcd/index.html"' in page
     scores = data_of(output / "evaluations" / "0123abcd" / "index.html")
