@@ -4,14 +4,16 @@ import dataclasses
 import logging
 from collections import Counter
 
-from feclip.archive import Tally, check_slices, find_run
+from feclip.archive import Run, Tally, check_slices, find_run
 from feclip.bundle import read_bundle
+from feclip.calibration import Calibration
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import DecideConfig
 from feclip.data import check_writable
 from feclip.errors import BundleError, DataError, RunError
+from feclip.holding import holding
 
 __all__ = ["decide"]
 
@@ -46,11 +48,17 @@ def decide(config: DecideConfig) -> str:
         )
         raise DataError(msg)
     calibration.require_statistics(run.statistic_options)
+    check_writable(config.scores)
+    with holding(config.scores):
+        return _decide(run, calibration=calibration, config=config)
+
+
+def _decide(run: Run, *, calibration: Calibration, config: DecideConfig) -> str:
+    """Decide on a score table that is held, so that no score is replaced meanwhile."""
     missing = run.missing(run.scores_folder)
     if missing:
         msg = f"{config.scores} is not finished: {len(missing)} of {run.num_slices} slices are missing."
         raise RunError(msg)
-    check_writable(config.scores)
     total = Tally()
     with session(config.cluster):
         decide_slices(run, calibration)
