@@ -1,13 +1,38 @@
-"""What tests of several rooms share: the real photographs, and a real S3 server on loopback."""
+"""What tests of several rooms share: real photographs, a real S3 server on loopback, and the record of faults."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from reliability import FAULTS, Seen, add
 from s3_server import NUM_BUCKETS, S3Server, serving
 
 from feclip.demo import write_mvtec
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reliability-table",
+        metavar="JSON",
+        help="file that tests of faults add what they saw to (docs/reliability.json)",
+    )
+
+
+@pytest.fixture
+def saw(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Record what a test saw of a fault, once all that was promised held; fields are those of `Seen`."""
+
+    def record(fault: str, moment: str, **fields: Any) -> None:  # noqa: ANN401
+        assert fault in FAULTS
+        test = f"{request.path.parent.name}/{request.path.name}::{request.node.originalname}"
+        seen = Seen(fault=fault, moment=moment, test=test, **fields)
+        path = request.config.getoption("--reliability-table")
+        if path is not None:
+            add(Path(path), seen)
+
+    return record
 
 
 @pytest.fixture(scope="session")
