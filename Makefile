@@ -1,6 +1,7 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
 # make check  format, lint, types, import contracts, spelling, Dockerfile, doctests
 # make test   every test but those marked slow
+# make reliability  the tests of faults, and docs/reliability.md from what they saw
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
 # make lock   compile requirements.txt anew from pyproject.toml
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env check test slow demo bench lock clean
+.PHONY: env check test slow reliability demo bench lock clean
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -37,6 +38,10 @@ test: env
 
 slow: env
 	$(BIN)/pytest -m slow
+
+reliability: env
+	$(BIN)/pytest -m "chaos or (cluster and not slow)" --reliability-table docs/reliability.json
+	$(BIN)/python tests/reliability.py
 
 demo: env runs/demo-pictures/unseen runs/demo-normals/images runs/demo-archive/images
 	$(BIN)/python jobs/finetune.py --config configs/demo.yaml --optim.epochs 2

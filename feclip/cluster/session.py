@@ -10,6 +10,7 @@ from ray._private.ray_constants import RAY_ADDRESS_ENVIRONMENT_VARIABLE
 from ray._private.state import state as cluster_state  # what Ray Train asks too; Ray is pinned exactly
 
 from feclip.cluster.failures import in_one_line
+from feclip.cluster.head import watched_head
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
@@ -73,7 +74,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
         )
     os.environ.update(environment)
     try:
-        with in_one_line():
+        with in_one_line(), watched_head():
             yield
     finally:
         if before is None:

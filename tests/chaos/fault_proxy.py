@@ -20,7 +20,7 @@ FLAKY = {"500": 0.04, "503": 0.04, "reset": 0.04, "reset after it was done": 0.0
 """Share of requests that each fault befalls, 0..1."""
 SLOW = {"latency": 1.0}
 DOWN = {"reset": 1.0}
-LATENCY_S = (0.05, 0.6)
+LATENCY_S = (0.03, 0.3)
 _CODES = {"500": "InternalError", "503": "SlowDown"}
 _HOP = {"connection", "expect", "transfer-encoding", "keep-alive"}
 

@@ -30,11 +30,14 @@ SETTINGS = {
 }
 ACTOR = "ray::MapWorker"
 """Title of the process of a scoring actor."""
+DECODER = "ray::Map(_fetch)"
 TRAINER = "ray::RayTrainWorker"
 TRIAL = "ray::ImplicitFunc"
 MEMORY_KILL = "killed due to the node running low on memory"
 """Words of a raylet's log."""
 PATIENCE_S = 240.0
+ADDRESS = "127.0.0.2"
+"""On loopback; Ray takes 127.0.0.1 for a name of the address that is reached from outside."""
 NODE_CPUS = 2
 OBJECT_STORE_BYTES = 200_000_000
 
@@ -55,13 +58,13 @@ class Machines:
             head_node_args={
                 "num_cpus": 0,
                 "include_dashboard": False,
-                "node_ip_address": "127.0.0.1",
+                "node_ip_address": ADDRESS,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "env_vars": environment,
             },
         )
         atexit.register(self.shutdown)
-        ray.init(address=self._cluster.address, logging_level="WARNING", _node_ip_address="127.0.0.1")
+        ray.init(address=self._cluster.address, logging_level="WARNING", _node_ip_address=ADDRESS)
 
     def bring(self, number: int = 2) -> None:
         """Make it so many machines that nothing befell."""
@@ -76,7 +79,7 @@ class Machines:
         node = self._cluster.add_node(
             wait=False,
             num_cpus=NODE_CPUS,
-            node_ip_address="127.0.0.1",
+            node_ip_address=ADDRESS,
             object_store_memory=OBJECT_STORE_BYTES,
             env_vars=self._environment | environment | dict([mark.split("=")]),
         )
@@ -146,11 +149,19 @@ class Strike(threading.Thread):
         when: Whether the moment has come.
         do: The fault.
         written: How much the job has written, which tells when it goes on.
+        then: What follows the fault and takes its time, as a new machine does.
     """
 
-    def __init__(self, *, when: Callable[[], bool], do: Callable[[], object], written: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        when: Callable[[], bool],
+        do: Callable[[], object],
+        written: Callable[[], int],
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__(daemon=True)
-        self._when, self._do, self._written = when, do, written
+        self._when, self._do, self._written, self._then = when, do, written, then
         self._over = threading.Event()
         self._error: BaseException | None = None
         self.struck = False
@@ -164,14 +175,16 @@ class Strike(threading.Thread):
             while not self._when():
                 if self._over.wait(0.01) or time.monotonic() > give_up:
                     return
-            struck_at = time.monotonic()
             self._do()
             self.struck = True
-            before = self._written()
-            while self._written() <= before:
-                if self._over.wait(0.02):
-                    return
-            self.seconds = time.monotonic() - struck_at
+            struck_at, before = time.monotonic(), self._written()
+            help_comes = threading.Thread(target=self._then)
+            help_comes.start()
+            while self._written() <= before and not self._over.wait(0.02):
+                pass
+            if self._written() > before:
+                self.seconds = time.monotonic() - struck_at
+            help_comes.join()
         except BaseException as error:  # noqa: BLE001 - raised again where the test is
             self._error = error
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from fault_proxy import DOWN, FLAKY, FaultProxy
 from job_runner import run_here
-from machines import ACTOR, SETTINGS, Machines
+from machines import ACTOR, DECODER, SETTINGS, Machines
 from odd_files import BAD
 from s3_server import serving
 from small_archive import table_of, write_small_bundle
@@ -30,13 +30,14 @@ from small_archive import table_of, write_small_bundle
 from feclip.data import join_uri, write_bytes
 from feclip.demo import FAMILIES, write_archive
 
-DECODER = "ray::Map(_fetch)"
 PAUSE_S = (4.0, 15.0)
 """Between two faults."""
 DOWN_S = (2.0, 8.0)
 FLAKY_SHARE = 0.5
 """Of the faults of `FLAKY`, at any time."""
 CLOSE = 1e-5
+MAX_SUBMISSIONS = 20
+"""Of one job, before the soak gives up."""
 
 
 class Plague(threading.Thread):
@@ -181,8 +182,12 @@ def _soak(machines: Machines, proxy: FaultProxy, *, folder: Path, arguments: arg
     plague.start()
     while time.monotonic() < started + 60 * arguments.minutes:
         output, submissions = f"{scores}/{account.sums['jobs']}", 1
-        while run_here(*given, "--output", output, job="score.py").returncode:
+        while (done := run_here(*given, "--output", output, job="score.py")).returncode:
+            sys.stdout.write(f"submitted again: {done.output}\n")
             submissions += 1
+            if submissions > MAX_SUBMISSIONS:
+                plague.end()
+                return 1
         account.add(table_of(output), submissions=submissions)
         sys.stdout.write(f"{time.monotonic() - started:.0f} s: {dict(account.sums)} {dict(plague.faults)}\n")
         sys.stdout.flush()
