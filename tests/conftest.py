@@ -24,10 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def saw(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Record what a test saw of a fault, once all that was promised held; fields are those of `Seen`."""
 
-    def record(fault: str, moment: str, **fields: Any) -> None:  # noqa: ANN401
+    def record(fault: str, moment: str, *, seconds: float | None = None, **fields: Any) -> None:  # noqa: ANN401
         assert fault in FAULTS
+        seconds = None if seconds is None else round(seconds, 1)
         test = f"{request.path.parent.name}/{request.path.name}::{request.node.originalname}"
-        seen = Seen(fault=fault, moment=moment, test=test, **fields)
+        seen = Seen(fault=fault, moment=moment, seconds=seconds, test=test, **fields)
         path = request.config.getoption("--reliability-table")
         if path is not None:
             add(Path(path), seen)

@@ -36,6 +36,7 @@ TRAIN_AGAIN = "The same command again goes on after a crash"
 SWEEP_AGAIN = "ended trials stay, broken ones go on from their last epoch"
 STORAGE = "Storage that fails is no error of a file"
 ONE_HOLDS = "one goes on or both stop with a line; nothing is mixed"
+UNSEEN = "not recorded yet"
 SECOND = "the second stops with a line, the first is not disturbed"
 FAULTS = {
     "score: node": Fault(title="scoring: a node dies", promise=SAME, readme=GOES_ON),
@@ -127,10 +128,15 @@ def read(path: Path) -> list[Seen]:
 
 
 def table(records: list[Seen]) -> str:
-    """Return the records as a table in Markdown."""
+    """Return the records as a table in Markdown, with a row for each fault, seen or not."""
     lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    for seen in records:
+    found = {seen.fault for seen in records}
+    unseen = [Seen(fault=name, moment=UNSEEN) for name in FAULTS if name not in found]
+    for seen in sorted([*records, *unseen], key=lambda each: (list(FAULTS).index(each.fault), each.seed)):
         fault = FAULTS[seen.fault]
+        if seen.moment == UNSEEN:
+            lines.append(f"| {fault.title} | {UNSEEN} | {fault.promise} | | | | | |")
+            continue
         seconds = "-" if seen.seconds is None else f"{seen.seconds:.0f}"
         cells = (fault.title, seen.moment, fault.promise, seen.lost, seen.twice, seconds, seen.seed, f"`{seen.test}`")
         lines.append(f"| {' | '.join(map(str, cells))} |")
