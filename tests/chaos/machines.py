@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,6 +40,7 @@ PATIENCE_S = 240.0
 ADDRESS = "127.0.0.2"
 """On loopback; Ray takes 127.0.0.1 for a name of the address that is reached from outside."""
 NODE_CPUS = 2
+NUM_STARTS = 3
 OBJECT_STORE_BYTES = 200_000_000
 
 
@@ -74,18 +76,26 @@ class Machines:
             self.add()
 
     def add(self, **environment: str) -> Any:  # noqa: ANN401 - a node of Ray's
-        """Start one more machine."""
-        mark = f"FECLIP_TEST_MACHINE={uuid.uuid4()}"
-        node = self._cluster.add_node(
-            wait=False,
-            num_cpus=NODE_CPUS,
-            node_ip_address=ADDRESS,
-            object_store_memory=OBJECT_STORE_BYTES,
-            env_vars=self._environment | environment | dict([mark.split("=")]),
-        )
-        self._marks[node] = mark
-        wait_for_node(node.gcs_address, node.plasma_store_socket_name, timeout=120)
-        return node
+        """Start one more machine; one that a busy computer starts too slowly for Ray is started again."""
+        for attempt in range(1, NUM_STARTS + 1):
+            mark = f"FECLIP_TEST_MACHINE={uuid.uuid4()}"
+            try:
+                node = self._cluster.add_node(
+                    wait=False,
+                    num_cpus=NODE_CPUS,
+                    node_ip_address=ADDRESS,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    env_vars=self._environment | environment | dict([mark.split("=")]),
+                )
+            except Exception:
+                _kill_all(mark)
+                if attempt == NUM_STARTS:
+                    raise
+                continue
+            self._marks[node] = mark
+            wait_for_node(node.gcs_address, node.plasma_store_socket_name, timeout=120)
+            return node
+        raise AssertionError
 
     def pids(self, title: str) -> list[int]:
         """Return the processes of a title on all machines."""
@@ -116,11 +126,7 @@ class Machines:
         mark = self._marks.pop(node)
         if node.any_processes_alive():
             self._cluster.remove_node(node, allow_graceful=False)
-        for pid, _ in members(mark):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        _kill_all(mark)
 
     def drain(self, node: Any, *, seconds: int) -> None:  # noqa: ANN401
         """Give a machine the notice that spot machines get, and take it away when the time is over."""
@@ -140,6 +146,12 @@ class Machines:
         atexit.unregister(self.shutdown)
         ray.shutdown()
         self._cluster.shutdown()
+
+
+def _kill_all(mark: str) -> None:
+    for pid, _ in members(mark):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Strike(threading.Thread):
