@@ -255,13 +255,13 @@ def test_a_job_whose_head_dies_ends_with_a_line_and_goes_on_when_submitted_again
 ) -> None:
     """The job's own cluster: the head is the machine with Ray's control service, and all workers are on it."""
     mark = f"FECLIP_TEST={uuid.uuid4()}"
-    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}  # of the driver, for a head that may come back
+    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "30"}  # of the driver, for a head that may come back
     runner = JobRunner(env=ray_environment(tmp_path) | patience | dict([mark.split("=")]), cwd=tmp_path)
     given = flags(bundle, archive, "run")
     with runner.start(*given, job="score.py") as process:
         give_up = time.monotonic() + 240
         while num_slices(tmp_path / "run") < moment:
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < give_up
             time.sleep(0.02)
         for pid, _ in members(mark):
