@@ -2,6 +2,7 @@
 # make check  format, lint, types, import contracts, spelling, insecure code, Dockerfile, doctests
 # make test   every test but those marked slow, two at once
 # make fuzz   fuzz the parsers that are ours, FUZZ_SECONDS each (60); what fails is left in runs/fuzz/<target>/crash-*
+# make reliability  the tests of faults, and docs/reliability.md from what they saw
 # make audit  known holes in the pinned dependencies; needs the vulnerability database, and says so where it is not
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate, report
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env check test slow fuzz audit demo bench lock clean
+.PHONY: env check test slow reliability fuzz audit demo bench lock clean
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -43,6 +44,10 @@ slow: env
 
 demo: env
 	$(BIN)/python jobs/demo.py
+
+reliability: env
+	$(BIN)/pytest -m "chaos or (cluster and not slow)" --reliability-table docs/reliability.json
+	$(BIN)/python tests/reliability.py
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := manifests records spaces names

@@ -1,18 +1,16 @@
-"""What tests of several rooms share: the real photographs, a real S3 server on loopback, and a real browser."""
+"""What tests of several rooms share: photographs, an S3 server on loopback, a browser, and the record of faults."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pytest
 from browser_page import browser_program
+from reliability import FAULTS, Seen, add
 from s3_server import NUM_BUCKETS, S3Server, serving
+from small_bundle import write_small_bundle
 
-from feclip.building import build_model
-from feclip.bundle import write_bundle
-from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.demo import write_mvtec
 
 if TYPE_CHECKING:
@@ -34,6 +32,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.name, item.path.name)))
     order = list(dict.fromkeys(GROUPS.values()))
     items.sort(key=lambda item: order.index(GROUPS[item.path.name]) if item.path.name in GROUPS else len(order))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reliability-table",
+        metavar="JSON",
+        help="file that tests of faults add what they saw to (docs/reliability.json)",
+    )
+
+
+@pytest.fixture
+def saw(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Record what a test saw of a fault, once all that was promised held; fields are those of `Seen`."""
+
+    def record(fault: str, moment: str, *, seconds: float | None = None, **fields: Any) -> None:  # noqa: ANN401
+        assert fault in FAULTS
+        seconds = None if seconds is None else round(seconds, 1)
+        test = f"{request.path.parent.name}/{request.path.name}::{request.node.originalname}"
+        seen = Seen(fault=fault, moment=moment, seconds=seconds, test=test, **fields)
+        path = request.config.getoption("--reliability-table")
+        if path is not None:
+            add(Path(path), seen)
+
+    return record
 
 
 @pytest.fixture(scope="session")
@@ -66,12 +88,7 @@ def small_mvtec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A bundle with a small random trunk, 64 px, and no thresholds."""
-    folder = tmp_path_factory.mktemp("bundle")
-    config = ModelConfig(backbone="ViT-S-16-alt", pretrained="none", image_size=64, num_taps=2)
-    run = FinetuneConfig(output=str(folder), model=config, optim=OptimConfig(epochs=0))
-    images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
-    write_bundle(str(folder), model=build_model(config, seed=3), config=run, images=images, metrics=[])
-    return str(folder)
+    return write_small_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from feclip.config import OPTIONAL_COLUMNS, ScoringConfig, changed_fields
 from feclip.data import (
     MAX_JSON_BYTES,
     FolderEntry,
-    delete,
     join_uri,
     list_children,
     parse_json,
@@ -180,10 +179,9 @@ class Run:
         return [index for index in wanted if slice_name(index) not in names]
 
     def publish(self) -> None:
-        """Write the claim and make sure that it is the only one; it is withdrawn if it is not.
+        """Write the claim into an output that is held and belongs to nobody.
 
         Raises:
-            RunError: If another run claimed the output meanwhile.
             StorageError: If it cannot be written.
         """
         record = {
@@ -194,13 +192,7 @@ class Run:
             "num_rows": self.num_rows,
         }
         text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-        own = join_uri(self.output, RUN_FOLDER, f"{self.digest}.json")
-        write_bytes(own, text.encode())
-        others = [uri for uri in _claims(self.output) if not uri.endswith(f"/{self.digest}.json")]
-        if others:
-            delete(own)
-            msg = f"Another run began on {self.output} at the same time ({others[0]}); choose another output."
-            raise RunError(msg)
+        write_bytes(join_uri(self.output, RUN_FOLDER, f"{self.digest}.json"), text.encode())
 
     def require_same(
         self,
@@ -310,8 +302,8 @@ def find_run(output: str) -> Run | None:
     claims = _claims(output)
     if len(claims) > 1:
         msg = (
-            f"{output} is claimed by {len(claims)} runs that began at the same time ({', '.join(claims)}); "
-            "delete all of these claims but one, or choose another output."
+            f"{output} is claimed by {len(claims)} runs ({', '.join(claims)}), as if copied together; "
+            "choose another output."
         )
         raise RunError(msg)
     return _read(claims[0], output=output) if claims else None

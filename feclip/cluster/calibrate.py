@@ -42,6 +42,7 @@ from feclip.cluster.slices import mapped
 from feclip.config import CalibrateConfig, ScoreConfig
 from feclip.data import check_writable, exists, join_uri
 from feclip.errors import BundleError, ConfigError, DataError
+from feclip.holding import holding
 from feclip.score_table import ANOMALOUS_LABELS
 
 __all__ = ["calibrate"]
@@ -70,6 +71,12 @@ def calibrate(config: CalibrateConfig) -> str:
         raise ConfigError(msg)
     bundle = read_bundle(config.bundle)
     check_writable(config.output)
+    with holding(config.output):
+        return _calibrate(config, bundle=bundle)
+
+
+def _calibrate(config: CalibrateConfig, *, bundle: Bundle) -> str:
+    """Fit thresholds for an output that is held."""
     with session(config.cluster):
         run = _scored_normals(bundle, config=config)
         calibrated_by = _known_and_new(run, bundle=bundle, allow=config.allow_trained_images)

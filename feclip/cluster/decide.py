@@ -6,12 +6,14 @@ from collections import Counter
 
 from feclip.archive import Tally, check_slices, finished_run
 from feclip.bundle import read_bundle
+from feclip.calibration import Calibration
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
 from feclip.config import DecideConfig
 from feclip.data import check_writable
 from feclip.errors import BundleError
+from feclip.holding import holding
 
 __all__ = ["decide"]
 
@@ -38,6 +40,13 @@ def decide(config: DecideConfig) -> str:
     run = finished_run(config.scores, model_id=bundle.model_id)
     calibration.require_statistics(run.statistic_options)
     check_writable(config.scores)
+    with holding(config.scores):
+        return _decide(calibration, config=config, model_id=bundle.model_id)
+
+
+def _decide(calibration: Calibration, *, config: DecideConfig, model_id: str) -> str:
+    """Decide on a score table that is held, so that no score is replaced meanwhile."""
+    run = finished_run(config.scores, model_id=model_id)
     total = Tally()
     with session(config.cluster):
         decide_slices(run, calibration)

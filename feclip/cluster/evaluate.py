@@ -61,6 +61,7 @@ from feclip.evaluation import (
     screen,
     select_images,
 )
+from feclip.holding import holding
 from feclip.metrics import PixelCounts
 from feclip.progress import Progress
 
@@ -101,19 +102,19 @@ def evaluate(config: EvaluateConfig) -> str:
     with session(config.cluster):
         selections, known = _looked_at(selections, bundles=bundles, config=config)
         digests = [data_digest(images) for images in selections]
-        output = _claimed(config, identity=_identity(config, bundles=bundles, digests=digests))
-        judgements = []
-        for bundle, images, found, digest in zip(bundles, selections, known, digests, strict=True):
-            folder = join_uri(output, SCORED_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
-            run = _scored(bundle, images, config=config, folder=folder)
-            judgements.append(_judged(run, bundle, config=config, num_known=found.num_rows, digest=digest))
-    split = None if config.split is None else str(config.split)
-    evaluation = Evaluation(judgements=judgements, source=source, preset=config.preset, split=split)
-    shown = paper if config.compare else None
-    sink = pa.BufferOutputStream()
-    pq.write_table(evaluation.table(), sink)
-    write_bytes(join_uri(output, METRICS_FILE), sink.getvalue().to_pybytes())
-    write_bytes(join_uri(output, REPORT_FILE), markdown(evaluation, paper=shown).encode())
+        identity = _identity(config, bundles=bundles, digests=digests)
+        output = config.output or join_uri(config.bundle[0], EVALUATIONS_FOLDER, _digest(identity))
+        with holding(output):
+            _claim(output, identity=identity)
+            judgements = []
+            for bundle, images, found, digest in zip(bundles, selections, known, digests, strict=True):
+                folder = join_uri(output, SCORED_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
+                run = _scored(bundle, images, config=config, folder=folder)
+                judgements.append(_judged(run, bundle, config=config, num_known=found.num_rows, digest=digest))
+            split = None if config.split is None else str(config.split)
+            evaluation = Evaluation(judgements=judgements, source=source, preset=config.preset, split=split)
+            shown = paper if config.compare else None
+            _write(evaluation, report=markdown(evaluation, paper=shown), output=output)
     logger.info("%s\n\n%s\n", source, screen(evaluation, paper=shown))
     logger.info("Evaluation written to %s", output)
     return output
@@ -211,14 +212,17 @@ def _identity(config: EvaluateConfig, *, bundles: Sequence[Bundle], digests: Seq
     }
 
 
-def _claimed(config: EvaluateConfig, *, identity: dict[str, Any]) -> str:
-    """Return the output after writing into it whose it is; by default a folder that only this very evaluation has.
+def _digest(identity: dict[str, Any]) -> str:
+    """Return the name of a folder that only this very evaluation has."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _claim(output: str, *, identity: dict[str, Any]) -> None:
+    """Write whose an output is that is held.
 
     Raises:
         RunError: If it belongs to another evaluation; each difference is named.
     """
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    output = config.output or join_uri(config.bundle[0], EVALUATIONS_FOLDER, digest)
     where = join_uri(output, CLAIM_FILE)
     if exists(where):
         try:
@@ -231,7 +235,14 @@ def _claimed(config: EvaluateConfig, *, identity: dict[str, Any]) -> str:
             msg = f"{output} belongs to another evaluation: {listed}. Choose another output."
             raise RunError(msg)
     write_bytes(where, (json.dumps(identity, indent=1) + "\n").encode())
-    return output
+
+
+def _write(evaluation: Evaluation, *, report: str, output: str) -> None:
+    """Write the metrics as a table and as a page."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(evaluation.table(), sink)
+    write_bytes(join_uri(output, METRICS_FILE), sink.getvalue().to_pybytes())
+    write_bytes(join_uri(output, REPORT_FILE), report.encode())
 
 
 def _scored(bundle: Bundle, images: pa.Table, *, config: EvaluateConfig, folder: str) -> Run:

@@ -1,9 +1,9 @@
 """Fine-tune on a Ray cluster: check the images in tasks, train with Ray Train, leave a bundle.
 
 driver                                    workers
-read who holds the output             ->
+hold the output, read whose it is
 list the images, give them splits     ->  check every image (tasks)
-claim the output                      ->  fit(), a checkpoint per epoch, then the bundle (Ray Train)
+claim it for this run                 ->  fit(), a checkpoint per epoch, then the bundle (Ray Train)
 
 Zero epochs need no image and no worker: the driver writes the bundle.
 """
@@ -22,6 +22,7 @@ from feclip.cluster.train import train
 from feclip.config import FinetuneConfig
 from feclip.data import INSPECTION_SCHEMA, MANIFEST_SCHEMA, Split, check_writable
 from feclip.errors import DataError
+from feclip.holding import holding
 from feclip.progress import draws_bars
 from feclip.training import Claim
 
@@ -44,6 +45,12 @@ def finetune(config: FinetuneConfig) -> str:
     config = absolute_paths(config)
     check_model(config.model)
     check_writable(config.output)
+    with holding(config.output):
+        return _finetune(config)
+
+
+def _finetune(config: FinetuneConfig) -> str:
+    """Train what is missing in an output that is held."""
     claim = Claim.of(config)
     if claim.finished:
         logger.info("%s is finished: %d epochs, nothing to do.", config.output, config.optim.epochs)

@@ -1,7 +1,8 @@
 """Score an archive on a Ray cluster: slices stream through decoding tasks and a pool of actors that hold the model.
 
 driver                                workers
-claim the output, or adopt it     ->  list the archive (tasks), once
+hold the output
+claim it for this run, or adopt it ->  list the archive (tasks), once
 slices without a file             ->  fetch, decode (tasks)  ->  score, write (actors)      Ray Data, a row is a slice
                                   ->  decide on slices scored before (tasks)
 count every row                   <-  read back what was written (tasks)
@@ -60,6 +61,7 @@ from feclip.data import (
     require_gpu_decoding,
 )
 from feclip.errors import DataError, FeclipError, RunError, StorageError
+from feclip.holding import holding
 from feclip.logs import context
 from feclip.progress import Progress
 
@@ -111,6 +113,12 @@ def score(config: ScoreConfig, *, decides: bool = True, override: InputOverride 
         sys.stdout.write(plan(bundle, config=config))
         return config.output
     check_writable(config.output)
+    with holding(config.output):
+        return _score(config, bundle=bundle, override=override)
+
+
+def _score(config: ScoreConfig, *, bundle: Bundle, override: InputOverride | None) -> str:
+    """Do what is missing in an output that is held."""
     source = Source(archive=config.archive, manifest=config.manifest, listing=config.listing).identified()
     run = find_run(config.output)
     if run is not None:

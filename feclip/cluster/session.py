@@ -12,6 +12,7 @@ from ray._private.state import state as cluster_state  # what Ray Train asks too
 from feclip.cluster.endpoint import endpoint_variables, use_endpoint
 from feclip.cluster.failures import in_one_line
 from feclip.cluster.forwarding import forward_json
+from feclip.cluster.head import watched_head
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
 from feclip.errors import ConfigError, RunError
@@ -72,7 +73,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
         )
     os.environ.update(environment)
     try:
-        with in_one_line():
+        with in_one_line(), watched_head():
             yield
     finally:
         if before is None:

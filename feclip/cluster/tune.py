@@ -2,9 +2,9 @@
 
 driver                                        workers
 read the space, check every end of it
-read who holds the output                 ->
+hold the output, read whose it is
 list the images, give them splits         ->  check the images that train and judge (tasks)
-claim the output                          ->  one trial a worker (Ray Tune)
+claim it for this sweep                   ->  one trial a worker (Ray Tune)
 trials.parquet, sweep.html, best.yaml     ->  fine-tune the best config, where asked (Ray Train)
 """
 
@@ -23,6 +23,7 @@ from feclip.cluster.trials import run_trials
 from feclip.config import FinetuneConfig, TuneConfig, plain
 from feclip.data import Split, check_writable, exists, join_uri, write_bytes
 from feclip.errors import RunError
+from feclip.holding import holding
 from feclip.tuning import (
     SearchSpace,
     SweepClaim,
@@ -60,6 +61,12 @@ def tune(config: TuneConfig) -> str:
     use_endpoint(config.cluster)
     config, space = _settled(config)
     check_writable(config.output)
+    with holding(config.output):
+        return _tune(config, space=space)
+
+
+def _tune(config: TuneConfig, *, space: SearchSpace) -> str:
+    """Run what is missing of a sweep in an output that is held."""
     claim = SweepClaim.of(config, space=space)
     if _finished(config):
         logger.info("%s is finished: %d trials, nothing to do.", config.output, config.num_trials)

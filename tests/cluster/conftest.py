@@ -1,36 +1,20 @@
 """Real Ray clusters for the tests: each is started by a test, on ports of its own, and ended by handle."""
 
 import os
-import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
 import ray
-from job_runner import SMALL_RUN, Bucket, Finished, JobRunner
-from PIL import Image
-from small_archive import BAD_FILES, NUM_IMAGES, ODD_FILES, OPTIONS, SCALE
-
-from feclip.demo import FAMILIES, write_archive
+from job_runner import SMALL_RUN, Bucket, Finished, JobRunner, ray_environment
+from small_archive import OPTIONS, write_small_archive
 
 
 @pytest.fixture(scope="session")
 def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Environment in which Ray keeps to itself: own token path, no address, patience on a busy machine."""
-    token = tmp_path_factory.mktemp("ray-home") / "auth_token"
-    token.write_text(secrets.token_hex(32))
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
-    return env | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",  # `python` of a job is this environment's
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-        "RAY_worker_niceness": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS": "0",
-    }
+    return ray_environment(tmp_path_factory.mktemp("ray-home"))
 
 
 @pytest.fixture(scope="session")
@@ -66,15 +50,7 @@ def unbroken(
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated field images under line=/date=, odd files that are images, and files that are none."""
-    root = tmp_path_factory.mktemp("archive") / "field"
-    write_archive(root, seed=4, families=FAMILIES["unseen"][:2], num_images=NUM_IMAGES, defect_fraction=0.2)
-    for path in sorted((root / "images").rglob("*.jpg")):
-        with Image.open(path) as image:
-            image.resize((image.width * SCALE, image.height * SCALE)).save(path, quality=90)
-    for name, content in (ODD_FILES | BAD_FILES).items():
-        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "images" / name).write_bytes(content)
-    return root / "images"
+    return write_small_archive(tmp_path_factory.mktemp("archive") / "field")
 
 
 @pytest.fixture(scope="session")

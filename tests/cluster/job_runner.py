@@ -3,9 +3,11 @@
 import contextlib
 import io
 import os
+import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -101,6 +103,22 @@ class JobRunner:
         return Finished(returncode=process.returncode, output=output)
 
 
+def ray_environment(folder: Path) -> dict[str, str]:
+    """Return an environment in which Ray keeps to itself: own token path, no address, patience on a busy machine."""
+    token = folder / "auth_token"
+    token.write_text(secrets.token_hex(32))
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
+    return env | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",  # `python` of a job is this environment's
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+    }
+
+
 def run_here(*flags: str, job: str = "finetune.py") -> Finished:
     """Run a job in this process: on the cluster that it holds, else a command that asks Ray for nothing."""
     output = io.StringIO()
@@ -116,6 +134,17 @@ def run_here(*flags: str, job: str = "finetune.py") -> Finished:
             code = int(str(stop.code))
     assert ray.is_initialized() == connected
     return Finished(returncode=code, output=output.getvalue())
+
+
+def members(mark: str) -> Iterator[tuple[int, str]]:
+    """Yield pid and title of every process whose environment holds a mark."""
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if mark.encode() in (folder / "environ").read_bytes():
+                    yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
 
 
 def wait_for(process: "subprocess.Popen[str]", text: str, *, times: int = 1) -> str:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from odd_files import BAD, GOOD
+from PIL import Image
 
 from feclip.archive import find_run
+from feclip.data import join_uri, list_children, read_bytes
+from feclip.demo import FAMILIES, write_archive
 
-SIZE = 64
 NUM_IMAGES = 72
 SCALE = 6  # pictures of about 2 megapixels, so that decoding lasts long enough to be met by a kill
 SLOW_FILE = "20000_pixels_wide_4000_high"  # seconds to decode; tests of the decoder have it
@@ -22,11 +24,24 @@ OPTIONS = ("--score.slice_size", "8", "--score.precision", "float32", "--score.m
 NUM_SLICES = -(-NUM_OBJECTS // 8)
 
 
+def write_small_archive(root: Path) -> Path:
+    """Write field images, odd files that are images and files that are none; return the folder of the images."""
+    write_archive(root, seed=4, families=FAMILIES["unseen"][:2], num_images=NUM_IMAGES, defect_fraction=0.2)
+    for path in sorted((root / "images").rglob("*.jpg")):
+        with Image.open(path) as image:
+            image.resize((image.width * SCALE, image.height * SCALE)).save(path, quality=90)
+    for name, content in (ODD_FILES | BAD_FILES).items():
+        (root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "images" / name).write_bytes(content)
+    return root / "images"
+
+
 def table_of(output: str) -> pa.Table:
-    """Return the score table of an output on this machine, by row."""
+    """Return the score table of an output as its files hold it, by row."""
     run = find_run(output)
     assert run is not None
-    table = ds.dataset(run.scores_folder, format="parquet").to_table()
+    files = [entry.uri for entry in list_children(run.scores_folder)]
+    table = pa.concat_tables([pq.read_table(pa.BufferReader(read_bytes(uri))) for uri in files])
     return table.sort_by("row_id")
 
 
@@ -44,7 +59,7 @@ def is_the_same(output: str, expected: pa.Table) -> None:
     for column in ("image_logit", "map_max", "map_topk_mean"):
         found, wanted = (np.array(part[column].to_pylist(), float) for part in (table, expected))
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=column)
-    summary = json.loads((Path(output) / "_SUMMARY.json").read_text())
+    summary = json.loads(read_bytes(join_uri(output, "_SUMMARY.json")))
     assert summary["num_images"] == len(table) == NUM_OBJECTS
     actor = {"device": "cpu", "batch_size": 8, "compiled": False, "warm_up_seconds": 0.0}
     assert all(found == actor for found in summary["actors"])  # one for each actor that had anything to do

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -91,7 +92,12 @@ def test_more_epochs_go_on_from_the_last_one(
 
 
 def test_a_run_killed_in_epoch_2_and_submitted_again_equals_an_unbroken_one(
-    unbroken: tuple[Path, Finished], ray_env: dict[str, str], small_run: tuple[str, ...], bucket: Bucket, tmp_path: Path
+    unbroken: tuple[Path, Finished],
+    ray_env: dict[str, str],
+    small_run: tuple[str, ...],
+    bucket: Bucket,
+    tmp_path: Path,
+    saw: Callable[..., None],
 ) -> None:
     """On object storage; the run is killed as a whole once its first epoch stands."""
     runner = JobRunner(env=ray_env | bucket.env, cwd=tmp_path)
@@ -107,6 +113,7 @@ def test_a_run_killed_in_epoch_2_and_submitted_again_equals_an_unbroken_one(
     for resumed, whole in zip(epochs_of(f"{bucket.uri}/killed"), epochs_of(unbroken[0]), strict=True):
         assert resumed == pytest.approx(whole, rel=1e-4)
     assert {path.name for path in folder.iterdir()} == BUNDLE_FILES | {"_run"}
+    saw("train: job", "after 1 of 2 epochs")
 
 
 def test_zero_epochs_write_a_zero_shot_bundle_without_data_or_cluster(tmp_path: Path) -> None:

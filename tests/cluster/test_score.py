@@ -7,15 +7,16 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from job_runner import Finished, JobRunner, run_here
+from job_runner import Finished, JobRunner, members, run_here
 from s3_server import serving
-from small_archive import BAD_FILES, KINDS, NUM_OBJECTS, NUM_SLICES, OPTIONS, SIZE, is_the_same, names, table_of
+from small_archive import BAD_FILES, KINDS, NUM_OBJECTS, NUM_SLICES, OPTIONS, is_the_same, names, table_of
+from small_bundle import SIZE
 
 from feclip.bundle import read_bundle
 from feclip.data import decode_image, letterbox
@@ -72,17 +73,6 @@ def test_a_finished_run_does_nothing_and_another_is_refused(
     assert before == {path: path.stat().st_mtime_ns for path in Path(output).rglob("*.*")}
 
 
-def members(mark: str) -> Iterator[tuple[int, str]]:
-    """Yield pid and title of every process whose environment holds a mark."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if mark.encode() in (folder / "environ").read_bytes():
-                    yield int(folder.name), (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-
-
 def kill_one(mark: str, *, title: str, after_seconds: float) -> None:
     """Kill a worker of a job by the title that Ray gives it, some time after the first one was seen."""
     deadline, first_seen = time.monotonic() + 240, None
@@ -115,6 +105,15 @@ def matrix(*faults: str, seeds: int) -> list[object]:
     ]
 
 
+RECORDED = {
+    "driver": "score: driver",
+    "decoding worker": "score: decoding",
+    "scoring actor": "score: actor",
+    "comes back": "score: back",
+    "stays away": "score: away",
+}
+
+
 @pytest.mark.parametrize(("fault", "seed"), matrix("driver", "job", "decoding worker", "scoring actor", seeds=5))
 def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     fault: str,
@@ -125,6 +124,7 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     ray_env: dict[str, str],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    saw: Callable[..., None],
 ) -> None:
     chance = random.Random(f"{fault} {seed}")  # noqa: S311
     moment = chance.randrange(NUM_SLICES - 2)  # slices that stand before the kill
@@ -155,6 +155,8 @@ def test_a_kill_at_any_moment_loses_and_doubles_nothing(
     again = run_here(*flags[:5], str(tmp_path / "run"), *OPTIONS, job="score.py")
     assert again.returncode == 0, again.output
     assert "nothing to do" in caplog.text
+    if fault in RECORDED:
+        saw(RECORDED[fault], f"after {moment} of {NUM_SLICES} slices", seed=seed)
 
 
 @pytest.mark.storage
@@ -167,6 +169,7 @@ def test_a_storage_server_that_dies(
     archive: Path,
     ray_env: dict[str, str],
     tmp_path: Path,
+    saw: Callable[..., None],
 ) -> None:
     """Archive and output lie in a bucket; the server is killed at a seeded moment."""
     moment = random.Random(f"{fault} {seed}").randrange(1, NUM_SLICES - 3)  # noqa: S311
@@ -203,3 +206,4 @@ def test_a_storage_server_that_dies(
     etags = table["etag"].to_pylist()
     assert all(etags)
     is_the_same(str(run), expected)
+    saw(RECORDED[fault], f"after {moment} of {NUM_SLICES} slices", seed=seed)

@@ -7,12 +7,14 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from job_runner import REPOSITORY, SMALL_RUN, Bucket, JobRunner, run_here, wait_for
+from small_sweep import SMALL_SWEEP, none_ran_twice_to_the_end, write_space
 from test_submit import RAY, dashboard, submit  # noqa: F401 - a fixture is found by its name
 
 from feclip.building import read_labelled
@@ -25,7 +27,6 @@ from feclip.tuning import read_trials
 pytestmark = pytest.mark.cluster
 
 MARKER = "FECLIP_TEST_SWEEP"
-SMALL_SWEEP = ("--model.backbone", "feclip-demo", "--optim.epochs", "2", "--optim.batch_size", "8")
 RESULT_FILES = {"trials.parquet", "sweep.html", "best.yaml"}
 
 
@@ -49,21 +50,8 @@ def wait_until_gone(marker: str, *, seconds: float = 60) -> None:
     assert processes_of(marker) == []
 
 
-def write_space(path: Path, **fields: object) -> str:
-    path.write_text(yaml.safe_dump({name.replace("__", "."): said for name, said in fields.items()}))
-    return str(path)
-
-
-def none_ran_twice_to_the_end(output: str) -> None:
-    """Every epoch of a trial was finished once: each start took up where the last one had ended."""
-    for record in read_trials(output):
-        assert list(record.starts) == sorted(set(record.starts)) or record.starts[0] == 0
-        assert record.starts[-1] < 2, record
-        assert [metrics["epoch"] for metrics in record.epochs] == list(range(1, len(record.epochs) + 1))
-
-
 def test_a_sweep_killed_half_way_and_resumed_ends_with_its_trials_and_leaves_nothing(
-    ray_env: dict[str, str], bucket: Bucket, small_mvtec: Path, tmp_path: Path
+    ray_env: dict[str, str], bucket: Bucket, small_mvtec: Path, tmp_path: Path, saw: Callable[..., None]
 ) -> None:
     """On object storage; killed as a whole, so that nobody could tidy up, and resumed from its own record alone."""
     marker = f"{MARKER}={tmp_path}"
@@ -113,6 +101,7 @@ def test_a_sweep_killed_half_way_and_resumed_ends_with_its_trials_and_leaves_not
     again = runner("--output", output, "--resume", job="tune.py")
     assert again.returncode == 0, again.output
     assert "8 trials, nothing to do" in again.output
+    saw("sweep: job", f"after {len(ended)} of 8 trials")
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +152,7 @@ def kill_the_worker_of_a_trial(cwd: Path) -> None:
     pytest.fail("no worker of a trial was found")
 
 
-def test_a_sweep_survives_what_fails_in_it(failing_sweep: tuple[Path, str, Path]) -> None:
+def test_a_sweep_survives_what_fails_in_it(failing_sweep: tuple[Path, str, Path], saw: Callable[..., None]) -> None:
     output, log, _ = failing_sweep
     rows = pq.read_table(output / "trials.parquet").to_pylist()
     assert [row["trial"] for row in rows] == list(range(1, 7))
@@ -178,6 +167,7 @@ def test_a_sweep_survives_what_fails_in_it(failing_sweep: tuple[Path, str, Path]
     best = max((row for row in rows if row["objective"] is not None), key=lambda row: row["objective"])
     assert f"Best: trial {best['trial']}, objective {best['objective']:.4f}" in log
     assert "Traceback" not in log.partition("Best: trial")[0]
+    saw("sweep: trial", "whenever they came; the worker after 1 of 6 trials")
 
 
 def test_the_best_config_is_fitted_to_a_bundle_that_knows_its_selecting_images(
