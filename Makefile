@@ -1,5 +1,5 @@
 # make env    create .venv with the pinned dependencies (needs python3 and git only)
-# make check  format, lint, types, import contracts, spelling, insecure code, Dockerfile, doctests
+# make check  format, lint, types, import contracts, spelling, insecure code, Dockerfile, doctests, documentation
 # make test   every test but those marked slow, two at once
 # make fuzz   fuzz the parsers that are ours, FUZZ_SECONDS each (60); what fails is left in runs/fuzz/<target>/crash-*
 # make reliability  the tests of faults, and docs/reliability.md from what they saw
@@ -35,6 +35,7 @@ check: env
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml feclip jobs benchmarks
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest --doctest-modules -q feclip
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: env
 	$(BIN)/pytest -m "not slow" --durations=25 -n 2 --dist loadgroup --no-loadscope-reorder
@@ -70,4 +71,4 @@ lock:
 		--custom-compile-command "make lock" --extra dev --extra aws pyproject.toml --output-file requirements.txt
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,8 +24,8 @@ class Fault:
     title: str
     promise: str
     """What feclip promises then."""
-    readme: str
-    """Words of README.md that promise it."""
+    told: str
+    """Words of the README or another page that promise it."""
 
 
 SAME = "the table of an undisturbed run"
@@ -39,59 +39,59 @@ ONE_HOLDS = "one goes on or both stop with a line; nothing is mixed"
 UNSEEN = "not recorded yet"
 SECOND = "the second stops with a line, the first is not disturbed"
 FAULTS = {
-    "score: node": Fault(title="scoring: a node dies", promise=SAME, readme=GOES_ON),
-    "score: spot": Fault(title="scoring: a node is drained, then gone", promise=SAME, readme=GOES_ON),
-    "score: actor": Fault(title="scoring: the actor with the model is killed", promise=SAME, readme=GOES_ON),
-    "score: decoding": Fault(title="scoring: a decoding worker is killed", promise=SAME, readme=GOES_ON),
-    "score: memory": Fault(title="scoring: a node runs out of memory", promise=SAME, readme=GOES_ON),
-    "score: driver": Fault(title="scoring: the driver is killed", promise=f"again: {SAME}", readme=AGAIN),
-    "score: head": Fault(title="scoring: the head dies", promise=f"one line; again: {SAME}", readme=AGAIN),
-    "score: disk": Fault(title="scoring: the output's disk is full", promise=f"one line; again: {SAME}", readme=AGAIN),
-    "score: flaky": Fault(title="scoring: storage is flaky", promise=SAME, readme=STORAGE),
-    "score: slow": Fault(title="scoring: storage is slow", promise=SAME, readme=STORAGE),
-    "score: back": Fault(title="scoring: storage dies and comes back", promise=SAME, readme=STORAGE),
+    "score: node": Fault(title="scoring: a node dies", promise=SAME, told=GOES_ON),
+    "score: spot": Fault(title="scoring: a node is drained, then gone", promise=SAME, told=GOES_ON),
+    "score: actor": Fault(title="scoring: the actor with the model is killed", promise=SAME, told=GOES_ON),
+    "score: decoding": Fault(title="scoring: a decoding worker is killed", promise=SAME, told=GOES_ON),
+    "score: memory": Fault(title="scoring: a node runs out of memory", promise=SAME, told=GOES_ON),
+    "score: driver": Fault(title="scoring: the driver is killed", promise=f"again: {SAME}", told=AGAIN),
+    "score: head": Fault(title="scoring: the head dies", promise=f"one line; again: {SAME}", told=AGAIN),
+    "score: disk": Fault(title="scoring: the output's disk is full", promise=f"one line; again: {SAME}", told=AGAIN),
+    "score: flaky": Fault(title="scoring: storage is flaky", promise=SAME, told=STORAGE),
+    "score: slow": Fault(title="scoring: storage is slow", promise=SAME, told=STORAGE),
+    "score: back": Fault(title="scoring: storage dies and comes back", promise=SAME, told=STORAGE),
     "score: away": Fault(
-        title="scoring: storage stays away", promise=f"ends non-zero, named; again: {SAME}", readme=STORAGE
+        title="scoring: storage stays away", promise=f"ends non-zero, named; again: {SAME}", told=STORAGE
     ),
     "score: poison": Fault(
         title="scoring: images kill their decoder",
         promise="a row with the error each; all others as ever",
-        readme="A file that cannot be read, decoded or scored is a row with `error` and `error_kind`",
+        told="A file that cannot be read, decoded or scored is a row with `error` and `error_kind`",
     ),
-    "score: two": Fault(title="scoring: two jobs on one output", promise=ONE_HOLDS, readme=HELD),
-    "score: second": Fault(title="scoring: a second job while one is at work", promise=SECOND, readme=HELD),
+    "score: two": Fault(title="scoring: two jobs on one output", promise=ONE_HOLDS, told=HELD),
+    "score: second": Fault(title="scoring: a second job while one is at work", promise=SECOND, told=HELD),
     "calibrate: node": Fault(
-        title="calibration: a node dies", promise="the calibration_id of an undisturbed run", readme=GOES_ON
+        title="calibration: a node dies", promise="the calibration_id of an undisturbed run", told=GOES_ON
     ),
-    "calibrate: two": Fault(title="calibration: two jobs on one output", promise=ONE_HOLDS, readme=HELD),
+    "calibrate: two": Fault(title="calibration: two jobs on one output", promise=ONE_HOLDS, told=HELD),
     "train: node": Fault(
-        title="training: a node dies", promise="from the last epoch; metrics within 1e-4", readme=GOES_ON
+        title="training: a node dies", promise="from the last epoch; metrics within 1e-4", told=GOES_ON
     ),
     "train: job": Fault(
         title="training: the job is killed",
         promise="again: from the last epoch; metrics within 1e-4",
-        readme=TRAIN_AGAIN,
+        told=TRAIN_AGAIN,
     ),
     "train: disk": Fault(
-        title="training: the output's disk is full", promise="one line; again: metrics within 1e-4", readme=TRAIN_AGAIN
+        title="training: the output's disk is full", promise="one line; again: metrics within 1e-4", told=TRAIN_AGAIN
     ),
     "train: flaky": Fault(
-        title="training: storage is flaky", promise="metrics within 1e-4 of undisturbed ones", readme=STORAGE
+        title="training: storage is flaky", promise="metrics within 1e-4 of undisturbed ones", told=STORAGE
     ),
-    "train: two": Fault(title="training: two jobs on one output", promise=ONE_HOLDS, readme=HELD),
-    "train: second": Fault(title="training: a second job while one is at work", promise=SECOND, readme=HELD),
+    "train: two": Fault(title="training: two jobs on one output", promise=ONE_HOLDS, told=HELD),
+    "train: second": Fault(title="training: a second job while one is at work", promise=SECOND, told=HELD),
     "sweep: node": Fault(
-        title="a sweep: a node dies", promise="every trial to its end, no epoch twice", readme=SWEEP_AGAIN
+        title="a sweep: a node dies", promise="every trial to its end, no epoch twice", told=SWEEP_AGAIN
     ),
     "sweep: job": Fault(
-        title="a sweep: the job is killed", promise="again: every trial to its end, no epoch twice", readme=SWEEP_AGAIN
+        title="a sweep: the job is killed", promise="again: every trial to its end, no epoch twice", told=SWEEP_AGAIN
     ),
     "sweep: trial": Fault(
         title="a sweep: a trial diverges, a worker is killed",
         promise="a row with the error; the others to their end",
-        readme="A failed trial is a row",
+        told="A failed trial is a row",
     ),
-    "sweep: two": Fault(title="a sweep: two jobs on one output", promise=ONE_HOLDS, readme=HELD),
+    "sweep: two": Fault(title="a sweep: two jobs on one output", promise=ONE_HOLDS, told=HELD),
 }
 
 
