@@ -34,7 +34,7 @@ ACTOR = "ray::MapWorker"
 DECODER = "ray::Map(_fetch)"
 TRAINER = "ray::RayTrainWorker"
 TRIAL = "ray::ImplicitFunc"
-MEMORY_KILL = "killed due to the node running low on memory"
+MEMORY_KILL = "OOM kill reason"
 """Words of a raylet's log."""
 PATIENCE_S = 240.0
 ADDRESS = "127.0.0.2"

@@ -158,7 +158,8 @@ def _table(counts: Mapping[str, object]) -> str:
 
 def _fill(images: str, *, folder: Path, num_images: int) -> None:
     """Write field images and files that are none into object storage."""
-    write_archive(folder, seed=6, families=FAMILIES["unseen"][:2], num_images=num_images, image_size=640)
+    families = FAMILIES["unseen"][:2]
+    write_archive(folder, seed=6, families=families, num_images=num_images, defect_fraction=0.2, image_size=640)
     root = folder / "images"
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         write_bytes(join_uri(images, str(path.relative_to(root))), path.read_bytes())
