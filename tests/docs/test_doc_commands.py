@@ -104,15 +104,16 @@ def _told_by_its_source(path: Path, flags: list[str]) -> None:
 
 
 def _ray(arguments: list[str]) -> None:
-    context, command, words = None, ray_cli, [word for word in arguments if word != "--"]
+    command, words = ray_cli, [word for word in arguments if word != "--"]
     job = words.index("python") if "python" in words else len(words)
     words, submitted = words[:job], words[job:]
     while getattr(command, "commands", None):
         name, *words = words
         assert name in command.commands, f"ray has no {name}"
         command = command.commands[name]
-    # What it runs, or where it is to be run, follows its options.
-    command.make_context(command.name, [*words, *submitted[:1]], parent=context, resilient_parsing=True)
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    unknown = {word.partition("=")[0] for word in words if word.startswith("-")} - known
+    assert not unknown, f"ray {command.name} has no {', '.join(unknown)}"
     if submitted:
         _python(submitted[1:])
         paths = ABSOLUTE.findall(" ".join(submitted))
