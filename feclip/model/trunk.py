@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
@@ -116,12 +117,34 @@ def run_blocks(
 def _run_block(
     block: "ResidualAttentionBlock", tokens: torch.Tensor, padding_tokens: torch.Tensor | None
 ) -> torch.Tensor:
-    if padding_tokens is None:
+    if not _is_standard(block):
+        assert padding_tokens is None  # check_trunk refused it
         return cast("torch.Tensor", block(tokens))
-    normed = block.ln_1(tokens)
-    attended = block.attn(normed, normed, normed, need_weights=False, key_padding_mask=padding_tokens)[0]
-    tokens = tokens + block.ls_1(attended)
+    tokens = tokens + block.ls_1(_attend(block.attn, block.ln_1(tokens), padding_tokens))
     return cast("torch.Tensor", tokens + block.ls_2(block.mlp(block.ln_2(tokens))))
+
+
+def _is_standard(block: nn.Module) -> bool:
+    """Return whether a block is the one of CLIP, whose steps `_run_block` takes itself."""
+    from open_clip.transformer import ResidualAttentionBlock  # noqa: PLC0415 - see docs/adr/0020
+
+    return isinstance(block, ResidualAttentionBlock) and block.attn.in_proj_weight is not None
+
+
+def _attend(
+    attention: nn.MultiheadAttention, tokens: torch.Tensor, padding_tokens: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what `attention` makes of tokens that look at themselves; its own forward pass is slow where it is frozen.
+
+    That one projects the tokens transposed. With a weight that needs no gradient, torch then multiplies token by token,
+    and on a CPU copies the weight for each of them: 1.6 GB in every block of ViT-B-16 at 240 px
+    (docs/adr/0033-attention.md).
+    """
+    projected = nn.functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = projected.view(*tokens.shape[:2], 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    visible = None if padding_tokens is None else ~padding_tokens[:, None, None]
+    attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
+    return cast("torch.Tensor", attention.out_proj(attended.transpose(1, 2).flatten(2)))
 
 
 def embed_class(

@@ -219,6 +219,7 @@ def memory_bytes() -> tuple[int, int]:
     return total, available
 
 
+@pytest.mark.slow
 def test_a_machine_without_memory_loses_and_doubles_nothing(
     machines: Machines, bundle: str, archive: Path, tmp_path: Path, lost_and_twice: Compare, saw: Saw
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_machine_without_memory_loses_and_doubles_nothing(
     saw("score: memory", "when its first image is decoded", seconds=strike.seconds, **lost_and_twice(str(output)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "moment"), moments("head", before=NUM_SLICES - 3))
 def test_a_job_whose_head_dies_ends_with_a_line_and_goes_on_when_submitted_again(
     seed: int, moment: int, bundle: str, archive: Path, tmp_path: Path, lost_and_twice: Compare, saw: Saw
