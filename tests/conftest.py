@@ -26,6 +26,7 @@ GROUPS = {  # file: group; what makes one expensive fixture, or several clusters
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests one process runs where there are two (``pytest -n 2 --dist loadgroup``); the longest go first."""
     for item in items:
