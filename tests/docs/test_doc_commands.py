@@ -43,7 +43,7 @@ def test_a_command_is_one_that_its_program_takes(block: Block, words: list[str])
 @pytest.mark.parametrize(
     "command",
     [
-        "jobs/score.py --bundle /b --archive /a --output /o --score.num_actor 2",
+        "jobs/score.py --bundle /b --archive /a --output /o --score.actors 2",
         "jobs/finetune.py --data.root /d --output /o --data.resize enlarge",
         "jobs/tune.py --output /o",
         "jobs/nothing.py",

@@ -86,7 +86,7 @@ def furnished(laptop: Laptop) -> Laptop:
     shutil.move(data / "field" / "images", data / "images")
     shutil.move(data / "field" / "labels.csv", data / "labels.csv")
     shutil.copy(next((data / "images").rglob("*.jpg")), data / "image.jpg")
-    write_archive(data / "line", seed=2, families=FAMILIES["unseen"], num_images=24, image_size=96)
+    write_archive(data / "line", seed=2, families=FAMILIES["unseen"], num_images=24, image_size=96, defect_fraction=0.1)
     shutil.move(data / "line" / "images", data / "archive")
     _write_normals(data / "normals", num=2000)
     return laptop
