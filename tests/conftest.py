@@ -16,23 +16,24 @@ from feclip.demo import write_mvtec
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-GROUPS = {  # file: group; what makes one expensive fixture, or several clusters, stays in one process
-    "test_finetune.py": "training",
-    "test_submit.py": "training",
-    "test_evaluate.py": "training",
-    "test_score.py": "scoring",
-    "test_calibrate.py": "scoring",
-    "test_tune.py": "sweeps",
-}
+LONGEST = (  # files that start clusters of their own; a run by two processes ends sooner if these begin it
+    "test_scoring_faults.py",
+    "test_tune.py",
+    "test_score.py",
+    "test_training_faults.py",
+    "test_finetune.py",
+    "test_monitoring.py",
+    "test_submit.py",
+    "test_secrets.py",
+    "test_evaluate.py",
+    "test_two_at_once.py",
+    "test_calibrate.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests one process runs where there are two (``pytest -n 2 --dist loadgroup``); the longest go first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.name, item.path.name)))
-    order = list(dict.fromkeys(GROUPS.values()))
-    items.sort(key=lambda item: order.index(GROUPS[item.path.name]) if item.path.name in GROUPS else len(order))
+    """Put the longest files first, for ``pytest -n 2 --dist loadfile``."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
