@@ -32,7 +32,7 @@ def origin_of(message: str, argv: Sequence[str]) -> str | None:
         except yaml.MarkedYAMLError as error:
             line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
             return f"{value}{line}"
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError):
             continue
         places |= {name: f"{value}:{line}" for name, line in found.items()}
     named = [place for name, place in places.items() if place is not None and _is_named(name, message)]

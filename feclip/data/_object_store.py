@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import s3fs
+from aiohttp import ClientPayloadError
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.asyn import sync
 from tenacity import (
@@ -272,7 +273,11 @@ def _request(function: Callable[[Any, str, str], Awaitable[_T]], *, uri: str, ac
 
     async def attempt(filesystem: s3fs.S3FileSystem) -> _T:
         client = await filesystem.set_session()
-        return await function(client, bucket, key)
+        try:
+            return await function(client, bucket, key)
+        except ClientPayloadError as error:  # the body of a refusal, which botocore reads itself
+            msg = "the answer broke off"
+            raise ConnectionError(msg) from error
 
     def call() -> _T:
         filesystem = _filesystem()

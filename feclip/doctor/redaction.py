@@ -66,7 +66,7 @@ _PATTERNS = (
     (
         re.compile(
             r"(?i)([\w.-]*(?:secret|token|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|private[_-]?key)[\w.-]*"
-            r"[\"']?\s*[=:]\s*[\"']?)(?!null\b|None\b|\((?:removed|set)\))[^\s\"',;&}\]]+"
+            r"[\"']?\s*[=:]\s*[\"']?+)(?!null\b|None\b|\((?:removed|set)\))[^\s\"',;&}\]]+"
         ),
         rf"\1{REMOVED}",
     ),

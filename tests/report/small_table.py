@@ -9,7 +9,7 @@ import pyarrow as pa
 from feclip.archive import ListedFile, Run, Source, publish_slice
 from feclip.bundle import Bundle
 from feclip.calibration import Statistic
-from feclip.config import ScoringConfig
+from feclip.config import Names, ScoringConfig
 from feclip.data import pack_valid_pixels
 from feclip.score_table import build_score_table, pack_token_map
 
@@ -22,7 +22,14 @@ def listed(num_rows: int) -> list[ListedFile]:
     return [ListedFile(first_row_id=0, num_rows=num_rows, **fields)]
 
 
-def write_table(output: str, *, bundle: Bundle, rows: Sequence[Mapping[str, Any]], slice_size: int = 100) -> Run:
+def write_table(
+    output: str,
+    *,
+    bundle: Bundle,
+    rows: Sequence[Mapping[str, Any]],
+    slice_size: int = 100,
+    columns: Names | None = None,
+) -> Run:
     """Write a finished score table.
 
     Args:
@@ -31,11 +38,12 @@ def write_table(output: str, *, bundle: Bundle, rows: Sequence[Mapping[str, Any]
         rows: In the order of the table: ``uri``, partitions, and ``scores`` (three logits) or ``error``; optional
             ``map`` (logits on the token grid), ``width``, ``height``, ``sha256``.
         slice_size: Rows of a slice.
+        columns: Optional columns of the run; None for all.
     """
     run = Run.frozen(
         output,
         model_id=bundle.model_id,
-        config=ScoringConfig(slice_size=slice_size),
+        config=ScoringConfig(slice_size=slice_size, columns=columns),
         source=Source(archive="/archive", manifest=None),
         files=listed(len(rows)),
         ignored={},
