@@ -57,6 +57,8 @@ _USERINFO = re.compile(r"(?<=://)([^/\s'\"@]+)@")
 _LEAST_SECRET = 5
 """Characters; a shorter value would be found in every second word."""
 _LEAST_VALUE = 8
+_NO_SECRETS = frozenset({"false", "False", "FALSE"})
+"""Values of settings whose names sound secret (TOKENIZERS_PARALLELISM)."""
 _PATTERNS = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), REMOVED),
     (_USERINFO, f"{REMOVED}@"),
@@ -114,7 +116,7 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
     for name, value in environ.items():
         for userinfo in _USERINFO.findall(value):
             yield from (part for part in userinfo.split(":") if len(part) >= _LEAST_SECRET)
-        if name in SHOWN_VARIABLES:
+        if name in SHOWN_VARIABLES or value in _NO_SECRETS:
             continue
         is_named = _SECRET_NAME.search(name) is not None and len(value) >= _LEAST_SECRET and not _is_there(value)
         if is_named or (len(value) >= _LEAST_VALUE and "/" not in value):

@@ -79,3 +79,8 @@ def test_of_the_environment_only_names_and_harmless_values_are_shown() -> None:
     assert {name for name, value in shown.items() if value == "(set)"} == {
         "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "INNOCENT", "HOME",
     }  # fmt: skip
+
+
+def test_a_switch_is_no_secret_whatever_its_name() -> None:
+    hide = Redactor({"TOKENIZERS_PARALLELISM": "false", "PLANT_TOKEN": "tulips"})
+    assert hide('{"use_gpu": false, "note": "tulips"}') == '{"use_gpu": false, "note": "(removed)"}'

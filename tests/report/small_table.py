@@ -9,7 +9,7 @@ import pyarrow as pa
 from feclip.archive import ListedFile, Run, Source, publish_slice
 from feclip.bundle import Bundle
 from feclip.calibration import Statistic
-from feclip.config import Names, ScoringConfig
+from feclip.config import OPTIONAL_COLUMNS, Names, ScoringConfig
 from feclip.data import pack_valid_pixels
 from feclip.score_table import build_score_table, pack_token_map
 
@@ -62,7 +62,9 @@ def write_table(
             }
         )
         scored = [{"row_id": row_id, **_scores(row, bundle=bundle)} for row_id, row in part]
-        publish_slice(run, index, build_score_table(listing, rows=scored, model_id=bundle.model_id))
+        table = build_score_table(listing, rows=scored, model_id=bundle.model_id)
+        left_out = [] if columns is None else [name for name in OPTIONAL_COLUMNS if name not in columns]
+        publish_slice(run, index, table.drop_columns(left_out))
     return run
 
 
