@@ -81,7 +81,7 @@ class Checkpoints:
         pytest.param(
             seed,
             random.Random(f"train {seed}").randrange(1, EPOCHS),  # noqa: S311
-            marks=[pytest.mark.slow] if seed else [],
+            marks=[pytest.mark.slow],
             id=f"seed{seed}",
         )
         for seed in range(4)
@@ -174,6 +174,7 @@ def test_training_on_flaky_storage_ends_with_the_same_metrics(
     saw("train: flaky", f"{struck} of {proxy.counts.total()} requests", seed=seed, **compared(output, undisturbed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seed", "moment"),
     [(0, 1), *(pytest.param(seed, moment, marks=pytest.mark.slow) for seed, moment in ((1, 0), (2, 2), (3, 3)))],
@@ -209,6 +210,7 @@ def test_a_sweep_brings_every_trial_to_its_end_when_a_node_dies(
     saw("sweep: node", f"after {moment} of {number} trials", seconds=strike.seconds, seed=seed)
 
 
+@pytest.mark.slow
 def test_thresholds_are_the_same_to_the_last_bit_when_a_node_dies(
     machines: Machines, bundle: str, scored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Saw
 ) -> None:

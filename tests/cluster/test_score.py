@@ -25,6 +25,9 @@ from feclip.scoring import Scorer
 pytestmark = pytest.mark.cluster
 
 
+FLOAT16_STEP = 2**-10  # relative; batches of another size round otherwise, and a stored map may fall to the next step
+
+
 def test_every_object_is_a_row_with_its_score_or_its_error(
     scored: tuple[str, Finished], bundle: str, archive: Path
 ) -> None:
@@ -46,8 +49,8 @@ def test_every_object_is_a_row_with_its_score_or_its_error(
         placed = [letterbox(image, image_size=SIZE, padding_color="white") for image in images]
         pixels = np.stack([pixels for pixels, _ in placed])
         scores = scorer.score(pixels, np.stack([record.valid_pixels() for _, record in placed]))
-        for column in ("image_logit", "map_max", "map_topk_mean"):
-            np.testing.assert_allclose([row[column] for row in rows], getattr(scores, column), rtol=0, atol=1e-5)
+        for column, rtol in (("image_logit", 0), ("map_max", FLOAT16_STEP), ("map_topk_mean", FLOAT16_STEP)):
+            np.testing.assert_allclose([row[column] for row in rows], getattr(scores, column), rtol=rtol, atol=1e-5)
 
 
 def test_a_finished_run_does_nothing_and_another_is_refused(
