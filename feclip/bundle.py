@@ -44,6 +44,8 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
 
 __all__ = [
     "EVALUATIONS_FOLDER",
+    "EVALUATION_METRICS_FILE",
+    "EVALUATION_SCORES_FOLDER",
     "IMAGE_COLUMNS",
     "Bundle",
     "InputOverride",
@@ -59,6 +61,9 @@ METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
 EVALUATIONS_FOLDER = "evaluations"
 """Below a bundle: where its evaluations stand unless they are told another place."""
+EVALUATION_METRICS_FILE = "metrics.parquet"
+EVALUATION_SCORES_FOLDER = "scored"
+"""Below an evaluation: a scoring run for each of its bundles."""
 IMAGE_COLUMNS = pa.schema(
     [
         pa.field("uri", pa.string()),

@@ -22,7 +22,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from feclip.data import StorageMissingError, delete, exists, join_uri, list_children, read_bytes, write_bytes
+from feclip.data import (
+    MAX_JSON_BYTES,
+    StorageMissingError,
+    delete,
+    exists,
+    join_uri,
+    list_children,
+    parse_json,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import FeclipError, RunError, StorageError
 
 __all__ = ["holding"]
@@ -190,7 +200,7 @@ def _living_owner(uri: str) -> str | None:
 
 def _content(uri: str) -> bytes | None:
     try:
-        return read_bytes(uri)
+        return read_bytes(uri, max_bytes=MAX_JSON_BYTES)
     except StorageMissingError:
         return None
 
@@ -198,7 +208,7 @@ def _content(uri: str) -> bytes | None:
 def _parsed(content: bytes) -> _Owner | None:
     """Return the owner that a claim names; None where it cannot be understood, so that its changes alone count."""
     try:
-        record = json.loads(content)
+        record = parse_json(content)
         return _Owner(
             machine=str(record["machine"]),
             process=int(record["process"]),
@@ -206,7 +216,7 @@ def _parsed(content: bytes) -> _Owner | None:
             host=str(record["host"])[:100],
             since=str(record["since"])[:40],
         )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except (ValueError, TypeError, KeyError):
         return None
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from feclip.config import is_endless
+
 __all__ = ["origin_of"]
 
 _CONFIG = "--config"
@@ -32,7 +34,7 @@ def origin_of(message: str, argv: Sequence[str]) -> str | None:
         except yaml.MarkedYAMLError as error:
             line = "" if error.problem_mark is None else f":{error.problem_mark.line + 1}"
             return f"{value}{line}"
-        except (OSError, RecursionError, UnicodeDecodeError, yaml.YAMLError):
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue
         places |= {name: f"{value}:{line}" for name, line in found.items()}
     named = [place for name, place in places.items() if place is not None and _is_named(name, message)]
@@ -48,8 +50,8 @@ def _flags(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _fields(path: str) -> Iterator[tuple[str, int]]:
     """Yield the dotted name and the line, from one, of each leaf of a YAML file."""
-    root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    pending = [("", root)]
+    text = Path(path).read_text(encoding="utf-8")
+    pending = [] if is_endless(text) else [("", yaml.compose(text, Loader=yaml.SafeLoader))]
     while pending:
         prefix, node = pending.pop(0)
         if isinstance(node, yaml.MappingNode):

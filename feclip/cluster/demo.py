@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from feclip.bundle import read_bundle
+from feclip.archive import finished_run, read_decisions
+from feclip.bundle import EVALUATION_METRICS_FILE, read_bundle
 from feclip.calibration import CalibrationOptions, Percentiles
 from feclip.cli import parse_config
 from feclip.cluster.calibrate import calibrate
-from feclip.cluster.evaluate import METRICS_FILE, evaluate
+from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
@@ -32,7 +32,6 @@ from feclip.config import (
     EvaluationDataConfig,
     FinetuneConfig,
     Names,
-    PrefixCache,
     ReportConfig,
     ScoreConfig,
     ScoringConfig,
@@ -105,21 +104,19 @@ def _timed(step: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 def _recipe(config: DemoConfig, *, root: str, output: str) -> FinetuneConfig:
-    flags = ["--config", str(RECIPE), "--data.root", root, "--output", output, "--seed", str(config.seed)]
-    recipe = parse_config(FinetuneConfig, flags, prog="demo", about="")
-    optim = dataclasses.replace(recipe.optim, epochs=config.epochs, prefix_cache=PrefixCache.memory)
-    return dataclasses.replace(recipe, optim=optim, cluster=config.cluster)
+    own = {"data.root": root, "output": output, "seed": config.seed, "optim.epochs": config.epochs}
+    flags = [f"--{name}={value}" for name, value in own.items()]
+    recipe = ["--config", str(RECIPE), "--optim.prefix_cache=memory", *flags]
+    return dataclasses.replace(parse_config(FinetuneConfig, recipe, prog="demo", about=""), cluster=config.cluster)
 
 
 def _screen(output: str, *, calibrated: str, scores: str, judged: str, seconds: dict[str, float]) -> str:
     """Return what a newcomer reads at the end."""
     steps = ", ".join(f"{step} {took:.0f}" for step, took in seconds.items())
-    mean = pq.read_table(f"{judged}/{METRICS_FILE}").filter(pc.field("category").is_null())
+    mean = pq.read_table(f"{judged}/{EVALUATION_METRICS_FILE}").filter(pc.field("category").is_null())
     values = dict(zip(mean["metric"].to_pylist(), mean["value"].to_pylist(), strict=True))
     metrics = ", ".join(f"{title} {values[name]:.3f}" for name, title in SHOWN.items())
-    calibration = read_bundle(calibrated).calibration
-    assert calibration is not None
-    found = _found(output, scores=scores, calibration_id=calibration.calibration_id)
+    found = _found(output, scores=scores, calibrated=calibrated)
     return (
         f"\nDemonstration done in {sum(seconds.values()):.0f} s ({steps})\n"
         f"  families that nothing has seen  {metrics}\n"
@@ -131,12 +128,19 @@ def _screen(output: str, *, calibrated: str, scores: str, judged: str, seconds: 
     )
 
 
-def _found(output: str, *, scores: str, calibration_id: str) -> str:
+def _found(output: str, *, scores: str, calibrated: str) -> str:
     """Return in words which images of the archive were called anomalous, held against its labels."""
     labels = pyarrow.csv.read_csv(f"{output}/pictures/archive/labels.csv")
     truth = {f"{output}/pictures/archive/images/{row['path']}": row["label"] == 1 for row in labels.to_pylist()}
-    decided = pyarrow.dataset.dataset(f"{scores}/decisions/{calibration_id}").to_table(columns=["uri", "pred_label"])
-    called = [(truth[row["uri"]], row["pred_label"]) for row in decided.to_pylist()]
+    bundle = read_bundle(calibrated)
+    assert bundle.calibration is not None
+    run = finished_run(scores, model_id=bundle.model_id)
+    tables = [
+        read_decisions(run, index, calibration_id=bundle.calibration.calibration_id, columns=["uri", "pred_label"])
+        for index in range(run.num_slices)
+    ]
+    decided = [row for table in tables for row in table.to_pylist()]
+    called = [(truth[row["uri"]], row["pred_label"]) for row in decided]
     defective = [label for is_defective, label in called if is_defective]
     normal = [label for is_defective, label in called if not is_defective]
     return (

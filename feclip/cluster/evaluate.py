@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import ray
 
 from feclip.archive import Run, find_run
-from feclip.bundle import EVALUATIONS_FOLDER, Bundle, read_bundle
+from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVALUATIONS_FOLDER, Bundle, read_bundle
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
@@ -71,10 +71,8 @@ logger = logging.getLogger(__name__)
 
 IMAGES_PER_TASK = 32
 NUM_RESAMPLES = 1000
-SCORED_FOLDER = "scored"  # below it a scoring run for each bundle
 CLAIM_FILE = "evaluation.json"
 MANIFEST_FILE = "images.parquet"
-METRICS_FILE = "metrics.parquet"
 REPORT_FILE = "metrics.md"
 
 
@@ -108,7 +106,7 @@ def evaluate(config: EvaluateConfig) -> str:
             _claim(output, identity=identity)
             judgements = []
             for bundle, images, found, digest in zip(bundles, selections, known, digests, strict=True):
-                folder = join_uri(output, SCORED_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
+                folder = join_uri(output, EVALUATION_SCORES_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
                 run = _scored(bundle, images, config=config, folder=folder)
                 judgements.append(_judged(run, bundle, config=config, num_known=found.num_rows, digest=digest))
             split = None if config.split is None else str(config.split)
@@ -241,7 +239,7 @@ def _write(evaluation: Evaluation, *, report: str, output: str) -> None:
     """Write the metrics as a table and as a page."""
     sink = pa.BufferOutputStream()
     pq.write_table(evaluation.table(), sink)
-    write_bytes(join_uri(output, METRICS_FILE), sink.getvalue().to_pybytes())
+    write_bytes(join_uri(output, EVALUATION_METRICS_FILE), sink.getvalue().to_pybytes())
     write_bytes(join_uri(output, REPORT_FILE), report.encode())
 
 

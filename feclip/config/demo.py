@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from feclip.config.checks import require, require_texts
+from feclip.config.checks import require, require_seed, require_texts
 from feclip.config.cluster import ClusterConfig
 
 __all__ = ["DemoConfig"]
@@ -24,7 +24,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         require_texts(output=self.output)
         require("epochs", self.epochs, rule="at least 1", holds=self.epochs >= 1)
-        require("seed", self.seed, rule="at least 0", holds=self.seed >= 0)
+        require_seed("seed", self.seed)
         if "://" in self.output:
             msg = f"output must be a local folder, since pictures are drawn into it; got {self.output!r}."
             raise ValueError(msg)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from feclip.calibration import Rule, Variant
-from feclip.config.checks import require, require_texts
+from feclip.config.checks import require, require_seed, require_texts
 
 __all__ = ["ReportConfig"]
 
@@ -53,7 +53,7 @@ class ReportConfig:
         require("num_shown", self.num_shown, rule=f"in 0..{MAX_SHOWN}", holds=0 <= self.num_shown <= MAX_SHOWN)
         require("image_side", self.image_side, rule="in 64..2048", holds=64 <= self.image_side <= 2048)  # noqa: PLR2004
         require("num_readers", self.num_readers, rule="at least 1", holds=self.num_readers >= 1)
-        require("seed", self.seed, rule="at least 0", holds=self.seed >= 0)
+        require_seed("seed", self.seed)
         if (self.output is None) == (self.find is None):
             msg = "give output for a page, or find for rows on the terminal; one of them."
             raise ValueError(msg)

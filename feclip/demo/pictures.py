@@ -65,6 +65,7 @@ def _write(folder: Path, arguments: Sequence[str]) -> None:
         check=False,
     )
     if done.returncode:
-        msg = f"The pictures of {folder} cannot be written: {done.stdout.strip().splitlines()[-1]}"
+        told = done.stdout.strip().splitlines() or [f"python -m feclip.demo ended with {done.returncode}"]
+        msg = f"The pictures of {folder} cannot be written: {told[-1]}"
         raise RunError(msg)
     logger.info("Pictures drawn: %s", folder)

@@ -126,7 +126,7 @@ def _small_records(listed: Iterable[FileEntry]) -> Iterator[FileEntry]:
 
 def _read(uri: str) -> str:
     try:
-        return read_bytes(uri).decode("utf-8", "replace")
+        return read_bytes(uri, max_bytes=MAX_RECORD_BYTES).decode("utf-8", "replace")
     except StorageError as error:
         return f"{error}\n"
 

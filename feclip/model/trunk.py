@@ -61,12 +61,10 @@ def check_trunk(visual: "VisionTransformer", *, masks_attention: bool) -> None:
     Raises:
         ValueError: If it has no single image embedding, or keys cannot be masked everywhere.
     """
-    from open_clip.transformer import ResidualAttentionBlock  # noqa: PLC0415 - see docs/adr/0020
-
     if visual.pool_type == "none":
         msg = "The image tower must pool its tokens to one embedding, got pool_type 'none'."
         raise ValueError(msg)
-    standard = all(isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks)
+    standard = all(map(_is_standard, visual.transformer.resblocks))
     if masks_attention and (visual.attn_pool is not None or not standard):
         msg = "padding 'attention' needs standard attention blocks and no attentional pooling in the image tower."
         raise ValueError(msg)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from feclip.data import (
+    MAX_FILE_BYTES,
     ImageError,
     InputOptions,
     ValidBox,
@@ -88,7 +89,7 @@ class Prediction:
             DataError: If the file is another one now, or cannot be decoded any more.
             StorageError: If it cannot be read.
         """
-        data = read_bytes(self.uri)
+        data = read_bytes(self.uri, max_bytes=MAX_FILE_BYTES)
         if sha256(data) != self.sha256:
             msg = f"{self.uri} has changed since it was scored; score it again."
             raise DataError(msg)

@@ -21,10 +21,10 @@ from feclip.config import ReportConfig
 from feclip.data import absolute_uri, check_writable, delete, join_uri, write_bytes
 from feclip.errors import ConfigError, DataError
 from feclip.pages import PLOTLY_FILE, plotly_script, render_page
+from feclip.report.comparisons import Comparison, TailPoint, compare_parts, compare_tail, tail_measures
 from feclip.report.content import card_rows, chart_values, decision_values, distribution_values, heat_values
 from feclip.report.counting import MAX_GROUPS, NO_VALUE, OTHER_GROUPS, Cube
 from feclip.report.finding import print_found
-from feclip.report.holding import Comparison, TailPoint, compare_parts, compare_tail, tail_measures
 from feclip.report.opened import ScoredTable, partition_values
 from feclip.report.overlays import HeatScale
 from feclip.report.overview import error_rows, facts, totals

@@ -1,7 +1,5 @@
 """One pass over a score table: counts by group and date, errors, and the rows to show; its size does not grow."""
 
-import logging
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from feclip.calibration import AlarmKey, Calibration, Statistic, count_observed, score_columns
 from feclip.config import ReportConfig
 from feclip.errors import DataError
+from feclip.progress import Progress
 from feclip.report.counting import NO_VALUE, NUM_BINS, Cube, Grid
 from feclip.report.opened import ScoredTable, partition_values, statistic_values
 from feclip.report.selection import TopRows, random_priorities
@@ -20,12 +20,9 @@ from feclip.score_table import ANOMALOUS_LABELS
 
 __all__ = ["EXAMPLES_PER_KIND", "Survey", "count_normals", "num_normals", "survey_table"]
 
-logger = logging.getLogger(__name__)
-
 EXAMPLES_PER_KIND = 3
 SLICES_OF_SAMPLE = 32
 LABEL_COLUMN = "label"  # of a manifest
-SECONDS_PER_LINE = 30.0
 _COLUMNS = ("row_id", *map(str, Statistic), "error_kind")
 
 
@@ -69,29 +66,28 @@ def survey_table(
     is_labelled = LABEL_COLUMN in table.partitions
     names = ["highest", "nearest", "random", *(["missed", "false_alarms"] if is_labelled else [])]
     galleries = {name: TopRows(config.num_shown) for name in names}
-    progress = _Progress(table.run.num_rows)
-    for batch in table.batches(columns=_COLUMNS):
-        row_ids, margins = batch["row_id"].to_numpy(), table.margins(batch)
-        groups = partition_values(batch, group_column, missing=NO_VALUE)
-        cube.add(groups, partition_values(batch, config.date_column, missing=NO_VALUE), margins)
-        _count_statistics(batch, statistics)
-        for kind, row_id in zip(batch["error_kind"].to_pylist(), row_ids.tolist(), strict=True):
-            if kind is not None:
+    with Progress("Reading", table.run.num_rows, unit="rows") as progress:
+        for batch in table.batches(columns=_COLUMNS):
+            row_ids, margins = batch["row_id"].to_numpy(), table.margins(batch)
+            groups = partition_values(batch, group_column, missing=NO_VALUE)
+            cube.add(groups, partition_values(batch, config.date_column, missing=NO_VALUE), margins)
+            _count_statistics(batch, statistics)
+            failed = batch.select(["row_id", "error_kind"]).filter(pc.is_valid(batch["error_kind"]))
+            for row_id, kind in zip(*failed.to_pydict().values(), strict=True):
                 errors[kind] += 1
-                examples.setdefault(kind, [])
-                examples[kind] = [*examples[kind], row_id][:EXAMPLES_PER_KIND]
-        priorities = random_priorities(len(batch), seed=config.seed, first_row_id=int(row_ids[0]))
-        galleries["highest"].offer(row_ids, margins)
-        galleries["nearest"].offer(row_ids, -np.abs(margins))
-        galleries["random"].offer(row_ids, np.where(np.isnan(margins), np.nan, priorities))
-        if is_labelled:
-            labels = np.char.lower(partition_values(batch, LABEL_COLUMN, missing="").astype(str))
-            is_anomalous = np.isin(labels, ANOMALOUS_LABELS)
-            galleries["missed"].offer(row_ids, np.where(is_anomalous, -margins, np.nan))
-            galleries["false_alarms"].offer(row_ids, np.where(is_anomalous | (labels == ""), np.nan, margins))
-        if count_alarms and table.calibration is not None:
-            alarms += _alarms(batch, table.calibration)
-        progress.advance(len(batch))
+                examples[kind] = [*examples.get(kind, []), row_id][:EXAMPLES_PER_KIND]
+            priorities = random_priorities(len(batch), seed=config.seed, first_row_id=int(row_ids[0]))
+            galleries["highest"].offer(row_ids, margins)
+            galleries["nearest"].offer(row_ids, -np.abs(margins))
+            galleries["random"].offer(row_ids, np.where(np.isnan(margins), np.nan, priorities))
+            if is_labelled:
+                labels = np.char.lower(partition_values(batch, LABEL_COLUMN, missing="").astype(str))
+                is_anomalous = np.isin(labels, ANOMALOUS_LABELS)
+                galleries["missed"].offer(row_ids, np.where(is_anomalous, -margins, np.nan))
+                galleries["false_alarms"].offer(row_ids, np.where(is_anomalous | (labels == ""), np.nan, margins))
+            if count_alarms and table.calibration is not None:
+                alarms += _alarms(batch, table.calibration)
+            progress.advance(len(batch))
     return Survey(
         cube=cube,
         statistics=statistics,
@@ -167,16 +163,3 @@ def _alarms(batch: pa.Table, calibration: Calibration) -> Counter[AlarmKey]:
     """Count what every rule calls anomalous, for the groups of the calibration."""
     known = {None} if calibration.threshold_by is None else {*calibration.groups}
     return Counter({key: num for key, num in count_observed(batch, calibration).items() if key[0] in known})
-
-
-class _Progress:
-    """Says each half minute how many rows were read."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done, self._last_line = total, 0, time.monotonic()
-
-    def advance(self, num_rows: int) -> None:
-        self._done += num_rows
-        if time.monotonic() - self._last_line >= SECONDS_PER_LINE:
-            self._last_line = time.monotonic()
-            logger.info("%d of %d rows read", self._done, self._total)

@@ -9,19 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from feclip.archive import find_run
-from feclip.bundle import EVALUATIONS_FOLDER, Bundle
+from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVALUATIONS_FOLDER, Bundle
 from feclip.config import flat_fields
-from feclip.data import FolderEntry, exists, join_uri, list_children, read_bytes
+from feclip.data import FolderEntry, exists, join_uri, list_children, parse_parquet, read_bytes
 from feclip.errors import RunError
 
 __all__ = ["EvaluationTable", "read_evaluations", "training_content"]
 
-METRICS_FILE = "metrics.parquet"  # of an evaluation
-SCORED_FOLDER = "scored"  # below it
 ALL_CATEGORIES = "mean over categories"
 EPOCH, LOSS = "epoch", "loss"
 
@@ -52,7 +47,7 @@ def read_evaluations(bundle: Bundle) -> list[EvaluationTable]:
     """
     found = []
     for folder in _folders(join_uri(bundle.uri, EVALUATIONS_FOLDER)):
-        where = join_uri(folder, METRICS_FILE)
+        where = join_uri(folder, EVALUATION_METRICS_FILE)
         if exists(where):
             found.append(_evaluation(where, folder=folder, scores=_scores(folder, model_id=bundle.model_id)))
     return found
@@ -95,7 +90,7 @@ def _folders(uri: str) -> Iterator[str]:
 
 
 def _scores(folder: str, *, model_id: str) -> str | None:
-    for uri in _folders(join_uri(folder, SCORED_FOLDER)):
+    for uri in _folders(join_uri(folder, EVALUATION_SCORES_FOLDER)):
         run = find_run(uri)
         if run is not None and run.model_id == model_id and not run.missing(run.scores_folder):
             return uri
@@ -104,7 +99,7 @@ def _scores(folder: str, *, model_id: str) -> str | None:
 
 def _evaluation(where: str, *, folder: str, scores: str | None) -> EvaluationTable:
     try:
-        rows = pq.read_table(pa.BufferReader(read_bytes(where))).to_pylist()
+        rows = parse_parquet(read_bytes(where)).to_pylist()
         first = rows[0]  # the evaluation stands beside the first of its bundles
         rows = [row for row in rows if row["bundle"] == first["bundle"]]
         metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -122,6 +117,6 @@ def _evaluation(where: str, *, folder: str, scores: str | None) -> EvaluationTab
             num_trained_images=first["num_trained_images"],
             scores=scores,
         )
-    except (pa.ArrowException, LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         msg = f"{where} is no table of metrics ({type(error).__name__}); delete it, or evaluate again."
         raise RunError(msg) from error
