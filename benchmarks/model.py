@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""The model's rows: the LFS statistic, both adapters, the whole model, and its share of a GPU's matrix-product peak.
+"""The model's rows: the LFS statistic, both adapters, the whole model, its frozen blocks, its share of a GPU's peak.
 
 python benchmarks/model.py lfs_statistic
 python benchmarks/model.py adapters
 python benchmarks/model.py whole_model
+python benchmarks/model.py frozen_blocks
 python benchmarks/model.py gpu_peak
 
 Rows that want a GPU measure the one they find. Where there is none they run on the CPU at a tiny size to show that
@@ -16,12 +17,13 @@ import torch
 from adapters_once import adapter_passes, peak_in_child
 from devices import TINY, Size, model_and_images, name_of, not_measured, score
 from guide import GuideLFS
-from harness import Record, in_turns, write_record
+from harness import FEWEST_REPEATS, Record, in_turns, write_record
 from jsonargparse import auto_cli
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from feclip.model import LFSAdapter, autocast
+from feclip.model.trunk import embed_images, run_blocks
 
 BACKBONE, IMAGE_SIZE = "ViT-L-14-336", 336  # the paper's
 
@@ -129,6 +131,56 @@ def whole_model(
     else:
         record = _whole_model("whole_model_gpu", torch.device("cpu"), size=TINY, named=named, repeats=repeats)
         write_record(not_measured(record, ran=str(TINY)))
+
+
+def frozen_blocks(
+    *,
+    backbone: str = "ViT-B-16",
+    image_size: int = 240,
+    batch: int = 16,
+    repeats: int = FEWEST_REPEATS,
+    num_threads: int = 2,
+) -> None:
+    """Time the frozen blocks as the trunk runs them against the same blocks as open_clip calls them, on the CPU.
+
+    Args:
+        backbone: Name of the open_clip model.
+        image_size: Side of the input, in pixels.
+        batch: Images; torch is slow with more than one.
+        repeats: Counted calls of each.
+        num_threads: Threads of torch.
+    """
+    torch.set_num_threads(num_threads)
+    size = Size(backbone=backbone, image_size=image_size, batch=batch)
+    model, images = model_and_images(size, torch.device("cpu"))
+    blocks = model.visual.transformer.resblocks
+
+    def as_they_are(tokens: torch.Tensor) -> torch.Tensor:
+        for block in blocks:
+            tokens = block(tokens)
+        return tokens
+
+    with torch.inference_mode():
+        tokens = embed_images(model.visual, images)
+        expected = as_they_are(tokens)
+        difference = float((run_blocks(blocks, tokens) - expected).abs().max() / expected.abs().max())
+        ours, theirs = in_turns(lambda: run_blocks(blocks, tokens), lambda: as_they_are(tokens), repeats=repeats)
+    ratio = theirs.median / ours.median
+    write_record(
+        Record(
+            row="frozen_blocks",
+            what=f"all blocks of {size}, frozen, float32, CPU (docs/adr/0033-attention.md)",
+            rival="the same blocks as open_clip calls them",
+            wanted="> 1 x",
+            command="python benchmarks/model.py frozen_blocks",
+            ratio=ratio,
+            ratio_of="rival / ours, time",
+            met=ratio > 1,
+            ours=ours,
+            theirs=theirs,
+            facts={"relative_difference": difference, "images_per_second": batch / ours.median},
+        )
+    )
 
 
 def gpu_peak(
@@ -249,4 +301,4 @@ def _whole_model(row: str, device: torch.device, *, size: Size, named: Size, rep
 
 
 if __name__ == "__main__":
-    auto_cli([lfs_statistic, adapters, whole_model, gpu_peak])
+    auto_cli([lfs_statistic, adapters, whole_model, frozen_blocks, gpu_peak])

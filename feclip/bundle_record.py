@@ -7,14 +7,13 @@ changed character is an error even where it changes no score.
 import dataclasses
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feclip import __version__
 from feclip.config import FinetuneConfig, ModelConfig, parse_fields
-from feclip.data import InputOptions, parse_json
+from feclip.data import InputOptions, is_count, is_number, parse_json
 from feclip.errors import BundleError
 
 __all__ = ["INPUT_FIELDS", "SCHEMA", "check_record", "encode_json", "parse_object", "read_epochs", "sealed"]
@@ -126,7 +125,7 @@ def read_epochs(record: Mapping[str, Any], *, where: str) -> list[dict[str, floa
     epochs = record["epochs"]
     _require(isinstance(epochs, list) and len(epochs) <= MAX_EPOCHS, f"{where}: epochs", "a list")
     for number, epoch in enumerate(epochs, start=1):
-        is_record = isinstance(epoch, dict) and all(map(_is_number, epoch.values()))
+        is_record = isinstance(epoch, dict) and all(map(is_number, epoch.values()))
         _require(is_record, f"{where}: record {number} of epochs", "finite numbers by name")
     found: list[dict[str, float]] = epochs
     return found
@@ -184,8 +183,4 @@ def _is_text(value: object) -> bool:
 
 
 def _is_index(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TEXT
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_count(value) and value < MAX_TEXT

@@ -3,7 +3,7 @@
 Jobs print them without a traceback and exit non-zero; anything else is a defect of ours and keeps its traceback.
 """
 
-__all__ = ["BundleError", "ConfigError", "DataError", "FeclipError", "RunError", "StorageError", "one_line"]
+__all__ = ["BundleError", "ConfigError", "DataError", "FeclipError", "RunError", "StorageError", "folded", "one_line"]
 
 
 class FeclipError(Exception):
@@ -27,6 +27,16 @@ def one_line(text: str) -> str:
         Cannot read a\nb  c.png
     """
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def folded(text: str) -> str:
+    r"""Return a message of a library, laid out over lines, as one.
+
+    Example:
+        >>> folded("no field\n    named  x")
+        'no field named x'
+    """
+    return " ".join(text.split())
 
 
 class ConfigError(FeclipError, ValueError):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser, get_loader
 
 from feclip.cli import parse_config
 from feclip.config import (
@@ -21,6 +22,7 @@ from feclip.config import (
     ScoreConfig,
     changed_fields,
     flat_fields,
+    parse_fields,
     plain,
 )
 
@@ -273,3 +275,18 @@ def test_what_actors_and_plans_cannot_do_is_told_at_the_door(
         parse_config(ScoreConfig, given, prog="score.py", about="")
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+class Painter:
+    """A class that a program of someone else names in its own configs."""
+
+
+def test_reading_a_config_leaves_the_parsers_of_a_program_that_calls_us_alone() -> None:
+    named = {"painter": {"class_path": f"{__name__}.Painter"}}
+    theirs = ArgumentParser(exit_on_error=False)
+    theirs.add_argument("--painter", type=Painter)
+    loader = get_loader("yaml")
+    with pytest.raises(ValueError, match="class_path"):
+        parse_fields(ModelConfig, {"backbone": named["painter"]})
+    assert get_loader("yaml") is loader
+    assert isinstance(theirs.instantiate(theirs.parse_object(named)).painter, Painter)

@@ -27,6 +27,7 @@ from feclip.config import OPTIONAL_COLUMNS, ScoringConfig, changed_fields
 from feclip.data import (
     MAX_JSON_BYTES,
     FolderEntry,
+    is_count,
     join_uri,
     list_children,
     parse_json,
@@ -372,9 +373,9 @@ def _is_sound(run: Run) -> bool:
     ends = [0]
     for file in run.files:
         sound = (
-            _is_count(file.num_rows)
+            is_count(file.num_rows)
             and file.num_rows <= ROWS_PER_FILE
-            and _is_count(file.first_row_id)
+            and is_count(file.first_row_id)
             and file.first_row_id == ends[-1]
             and _is_plain_name(file.name)
         )
@@ -387,15 +388,11 @@ def _is_sound(run: Run) -> bool:
         isinstance(run.model_id, str)
         and isinstance(run.source, dict)
         and isinstance(run.ignored, dict)
-        and _is_count(run.slice_size)
+        and is_count(run.slice_size)
         and run.slice_size > 0
         and run.num_slices <= MAX_SLICES
         and (columns is None or (isinstance(columns, list) and {*columns} <= {*OPTIONAL_COLUMNS}))
     )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_plain_name(name: object) -> bool:

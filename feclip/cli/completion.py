@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from feclip import __version__
 from feclip.cli.running import build_parser
 from feclip.commands import COMMANDS, load, summary
+from feclip.config import strict_parsing
 
 __all__ = ["SHELLS", "completion_script"]
 
@@ -22,6 +23,11 @@ def completion_script(shell: str) -> str:
     Args:
         shell: One of `SHELLS`.
     """
+    with strict_parsing():
+        return _script(shell)
+
+
+def _script(shell: str) -> str:
     parser = ArgumentParser(prog="feclip")
     commands = parser.add_subcommands(required=False)
     for name, command in COMMANDS.items():

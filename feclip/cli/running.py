@@ -14,8 +14,8 @@ from typing import Any, NoReturn, TypeVar
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from feclip.cli.origins import origin_of
-from feclip.config import ENDLESS_TEXT, UNFIT_VALUES, holds_credentials, is_endless, prepare_parsing, unfit_reason
-from feclip.errors import ConfigError, FeclipError
+from feclip.config import ENDLESS_TEXT, UNFIT_VALUES, holds_credentials, is_endless, strict_parsing, unfit_reason
+from feclip.errors import ConfigError, FeclipError, folded
 from feclip.logs import LogConfig, asked_format, configure, say_end, speaks_json
 
 __all__ = ["build_parser", "parse_config", "run_job"]
@@ -69,14 +69,13 @@ class _Given(argparse.Action):
 
 
 def build_parser(config_class: type[Any], *, prog: str, about: str) -> ArgumentParser:
-    """Return the parser of a config's dotted flags and YAML files.
+    """Return the parser of a config's dotted flags and YAML files; made and used within `strict_parsing`.
 
     Args:
         config_class: One of the job configs of :mod:`feclip.config`.
         prog: Name of the program in messages.
         about: Text above the flags in ``--help``; its layout is kept.
     """
-    prepare_parsing()
     words = [field for field in dataclasses.fields(config_class) if POSITIONAL in field.metadata]
     usage = " ".join([prog, *(f"{field.name} ..." for field in words), "[flags]"])  # the examples say more than a list
     parser = _OneLineParser(prog=prog, usage=usage, description=about, formatter_class=_Formatter)
@@ -116,18 +115,19 @@ def parse_config(config_class: type[_Config], argv: Sequence[str] | None = None,
 def _parsed(
     config_class: type[_Config], argv: Sequence[str] | None, *, prog: str, about: str
 ) -> tuple[_Config, LogConfig]:
-    parser = build_parser(config_class, prog=prog, about=about)
-    assert isinstance(parser, _OneLineParser)
-    parser.argv = sys.argv[1:] if argv is None else argv
-    _check_words(parser, parser.argv)
-    try:
-        values = parser.parse_args(list(parser.argv))
-        values.pop("config", None)
-        config: dict[str, Any] = dict(vars(parser.instantiate(values)))
-        log: LogConfig = config.pop("log")
-        return config_class(**config), log
-    except UNFIT_VALUES as error:
-        parser.error(unfit_reason(error))
+    with strict_parsing():
+        parser = build_parser(config_class, prog=prog, about=about)
+        assert isinstance(parser, _OneLineParser)
+        parser.argv = sys.argv[1:] if argv is None else argv
+        _check_words(parser, parser.argv)
+        try:
+            values = parser.parse_args(list(parser.argv))
+            values.pop("config", None)
+            config: dict[str, Any] = dict(vars(parser.instantiate(values)))
+            log: LogConfig = config.pop("log")
+            return config_class(**config), log
+        except UNFIT_VALUES as error:
+            parser.error(unfit_reason(error))
 
 
 def _check_words(parser: ArgumentParser, argv: Sequence[str]) -> None:
@@ -187,11 +187,7 @@ def run_job(
 
 def _located(message: str, argv: Sequence[str]) -> str:
     """Return a message in one line, with the file and line that set the field of which it speaks."""
-    text = _one_line(message)
+    text = folded(message)
     origin = origin_of(text, argv)
     text = text.replace('in "<unicode string>", ', "")  # what the YAML reader calls the file
     return text if origin is None else f"{origin}: {text}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

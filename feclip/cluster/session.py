@@ -15,7 +15,7 @@ from feclip.cluster.forwarding import forward_json
 from feclip.cluster.head import watched_head
 from feclip.config import ClusterConfig
 from feclip.data import STORAGE_PATIENCE_VARIABLE
-from feclip.errors import ConfigError, RunError
+from feclip.errors import ConfigError, RunError, folded
 from feclip.logs import settings, speaks_json
 
 __all__ = ["is_submitted_job", "require_actors", "require_resources", "room_for_trials", "session", "use_endpoint"]
@@ -59,8 +59,7 @@ def session(config: ClusterConfig) -> Iterator[None]:
                 logging_level=logging.WARNING,
             )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            told = " ".join(str(error).split())
-            msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {told}"
+            msg = f"Ray cannot be reached or started (RAY_ADDRESS={address}): {folded(str(error))}"
             raise RunError(msg) from error
         if speaks_json():
             forward_json()

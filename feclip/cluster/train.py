@@ -17,7 +17,7 @@ from feclip.cluster.monitoring import RunTags
 from feclip.cluster.training_watch import TrainingWatch
 from feclip.config import FinetuneConfig
 from feclip.data import is_local, join_uri
-from feclip.errors import FeclipError, RunError
+from feclip.errors import FeclipError, RunError, folded
 from feclip.logs import configure_worker, fields
 from feclip.training import RUN_FOLDER, TrainState, fit_config, read_run_images
 
@@ -136,4 +136,4 @@ def _cause(error: ray.train.TrainingFailedError) -> str:
     causes = [getattr(failure, "cause", failure) for failure in failures]
     chosen = next((cause for cause in causes if isinstance(cause, FeclipError)), causes[0])
     text = str(chosen) if isinstance(chosen, FeclipError) else f"{type(chosen).__name__}: {chosen}"
-    return f"Training failed: {' '.join(text.split())}"
+    return f"Training failed: {folded(text)}"

@@ -32,7 +32,7 @@ from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
-from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, prepare_parsing, unfit_reason
+from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, strict_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
 from feclip.config.reporting import ReportConfig
 from feclip.config.scoring import (
@@ -102,6 +102,6 @@ __all__ = [
     "load_yaml",
     "parse_fields",
     "plain",
-    "prepare_parsing",
+    "strict_parsing",
     "unfit_reason",
 ]

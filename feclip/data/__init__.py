@@ -55,7 +55,7 @@ from feclip.data.storage import (
     read_bytes,
     write_bytes,
 )
-from feclip.data.strict_json import MAX_JSON_BYTES, parse_json
+from feclip.data.strict_json import MAX_JSON_BYTES, is_count, is_number, parse_json
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
 
 __all__ = [
@@ -108,8 +108,10 @@ __all__ = [
     "find_known",
     "find_layout",
     "inspect_rows",
+    "is_count",
     "is_dir",
     "is_local",
+    "is_number",
     "join_uri",
     "letterbox",
     "list_children",

@@ -1,9 +1,9 @@
 """JSON from files that anyone may have written: one kind of error, whatever stands in them."""
 
 import json
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
-__all__ = ["MAX_JSON_BYTES", "parse_json"]
+__all__ = ["MAX_JSON_BYTES", "is_count", "is_number", "parse_json"]
 
 MAX_JSON_BYTES = 64 << 20
 """Largest record that is read; the claim on an archive of a hundred million images has 3 MB."""
@@ -76,3 +76,13 @@ def _finite(text: str) -> float:
 def _bounded(text: str) -> int:
     _finite(text)  # so that every number can be compared with a float
     return int(text)
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Tell whether a JSON value is a whole number of at least 0; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Tell whether a JSON value is a number; true and false are none. `parse_json` lets finite ones through alone."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import auto_cli
 from open_clip.transformer import VisionTransformer
 from safetensors.torch import save_file
 from torch import nn
@@ -262,7 +262,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run it; returns the exit code: 0, or 2 where the command line is wrong."""
     asked = asked_format(sys.argv[1:] if arguments is None else arguments)
     configure(LogConfig(format=asked), job=JOB)
-    set_parsing_settings(import_path_allowlist=["feclip.demo"])  # its own config classes, where jobs denied all
     try:
         auto_cli(_command, args=arguments, prog=PROGRAM, as_positional=False, allow_abbrev=False)
     except ValueError as error:

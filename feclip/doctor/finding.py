@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from feclip.errors import FeclipError
+from feclip.errors import FeclipError, folded
 
 __all__ = ["Finding", "Status", "failed", "guarded", "ok", "warning"]
 
@@ -72,15 +72,11 @@ def guarded(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except FeclipError as error:
-        yield failed(check, _one_line(str(error)))
+        yield failed(check, folded(str(error)))
     except ImportError as error:
-        yield failed(check, f"cannot be loaded: {_one_line(str(error))}", advice="install it anew, with make env")
+        yield failed(check, f"cannot be loaded: {folded(str(error))}", advice="install it anew, with make env")
     except Exception as error:  # noqa: BLE001 - a doctor that dies of what it finds is of no use
-        told = f"{type(error).__name__}: {_one_line(str(error))}"
+        told = f"{type(error).__name__}: {folded(str(error))}"
         yield failed(
             check, told, advice="this is a defect of feclip or of a library; report it with --diagnose out.zip"
         )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -21,6 +21,8 @@ from feclip.data import (
     FolderEntry,
     delete,
     exists,
+    is_count,
+    is_number,
     join_uri,
     list_children,
     list_files,
@@ -156,20 +158,12 @@ def _is_sound(record: TrialRecord, *, number: int) -> bool:
         record.number == number
         and isinstance(record.values, dict)
         and all(isinstance(value, bool | int | float | str) for value in record.values.values())
-        and all(_is_count(start) for start in record.starts)
-        and all(isinstance(epoch, dict) and all(map(_is_number, epoch.values())) for epoch in record.epochs)
-        and _is_number(record.seconds)
+        and all(is_count(start) for start in record.starts)
+        and all(isinstance(epoch, dict) and all(map(is_number, epoch.values())) for epoch in record.epochs)
+        and is_number(record.seconds)
         and isinstance(record.error, str | None)
         and isinstance(record.mendable, bool)
     )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_trials(output: str) -> list[TrialRecord]:
