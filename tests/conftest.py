@@ -1,6 +1,7 @@
 """What tests of several rooms share: photographs, an S3 server on loopback, a browser, and the record of faults."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ from feclip.demo import write_mvtec
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Of every cluster of a run, and of this process, which reads both when ray is imported and never again. Where they
+differ, a cluster cannot ask its driver whether an actor is still wanted, and gives it up before it starts."""
 
 LONGEST = (  # files that start clusters of their own; a run by two processes ends sooner if these begin it
     "test_scoring_faults.py",

@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs
@@ -59,11 +63,29 @@ def train(config: FinetuneConfig, *, progress: bool) -> None:
         ),
     )
     try:
-        result = trainer.fit()
+        with _interrupts_raised():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise RunError(_cause(error)) from error
     if result.return_value:
         raise RunError(str(result.return_value))
+
+
+@contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Raise an interrupt within a ``with`` block as Python does.
+
+    Ray Train puts a handler of its own, which aborts the run, ends the process as if all had gone well, and stays when
+    the run has ended: what interrupts the program later would be sent to a controller that is gone.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
 
 
 def _worker(loop: dict[str, object]) -> str | None:

@@ -21,7 +21,6 @@ from ray.core.generated import autoscaler_pb2
 from feclip.archive import find_run
 
 SETTINGS = {
-    "RAY_AUTH_MODE": "disabled",  # on loopback, without a job server
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",

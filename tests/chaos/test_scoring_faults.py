@@ -258,7 +258,7 @@ def test_a_job_whose_head_dies_ends_with_a_line_and_goes_on_when_submitted_again
     """The job's own cluster: the head is the machine with Ray's control service, and all workers are on it."""
     mark = f"FECLIP_TEST={uuid.uuid4()}"
     patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "30"}  # of the driver, for a head that may come back
-    runner = JobRunner(env=ray_environment(tmp_path) | patience | dict([mark.split("=")]), cwd=tmp_path)
+    runner = JobRunner(env=ray_environment() | patience | dict([mark.split("=")]), cwd=tmp_path)
     given = flags(bundle, archive, "run")
     with runner.start(*given, job="score.py") as process:
         give_up = time.monotonic() + 240

@@ -12,9 +12,9 @@ from small_archive import OPTIONS, write_small_archive
 
 
 @pytest.fixture(scope="session")
-def ray_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment in which Ray keeps to itself: own token path, no address, patience on a busy machine."""
-    return ray_environment(tmp_path_factory.mktemp("ray-home"))
+def ray_env() -> dict[str, str]:
+    """Environment in which Ray keeps to itself: no address, patience on a busy machine."""
+    return ray_environment()
 
 
 @pytest.fixture(scope="session")
@@ -67,11 +67,8 @@ def scored(
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A cluster that tests of a module share, in this process, on loopback and without a job server.
-
-    Ray's client reads the mode of authentication once per process, so a token cannot be brought in for this one alone.
-    """
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    """A cluster that tests of a module share, in this process, on loopback and without a job server."""
+    settings = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with mock.patch.dict(os.environ, settings):
         ray.init(
             address="local",

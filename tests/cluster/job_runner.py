@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -103,15 +102,12 @@ class JobRunner:
         return Finished(returncode=process.returncode, output=output)
 
 
-def ray_environment(folder: Path) -> dict[str, str]:
-    """Return an environment in which Ray keeps to itself: own token path, no address, patience on a busy machine."""
-    token = folder / "auth_token"
-    token.write_text(secrets.token_hex(32))
+def ray_environment() -> dict[str, str]:
+    """Return an environment in which Ray keeps to itself: this process's token, no address, patience when busy."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "AWS_"))}
     return env | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}",  # `python` of a job is this environment's
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token),
+        **{key: os.environ[key] for key in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")},
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",

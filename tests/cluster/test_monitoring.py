@@ -37,7 +37,7 @@ Samples = dict[tuple[str, str], float]
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """A cluster in this process that reports each second; yields the URL of its node's metrics."""
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     port = free_port(above=8600)
     with mock.patch.dict(os.environ, settings):
         ray.init(

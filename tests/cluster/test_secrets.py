@@ -103,7 +103,7 @@ class _WatchedFolder(tempfile.TemporaryDirectory[str]):
 def left(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Left]:
     """Run the six jobs on a cluster in whose environment the keys are, as on a node that has them."""
     folder = tmp_path_factory.mktemp("jobs")
-    settings = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger().addHandler(handler)

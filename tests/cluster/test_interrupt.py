@@ -1,0 +1,67 @@
+"""Ctrl-C ends each long job at once, with the exit code of an interrupt, and leaves what the next submission needs."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from job_runner import SMALL_RUN, JobRunner, run_here, wait_for
+from small_sweep import SMALL_SWEEP, write_space
+
+pytestmark = pytest.mark.cluster
+
+
+def interrupt(process: "subprocess.Popen[str]") -> str:
+    """Send what a terminal sends on Ctrl-C, and return what the job says from then on."""
+    os.kill(process.pid, signal.SIGINT)
+    try:
+        output, _ = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    return output
+
+
+@pytest.fixture
+def _interruptible() -> None:
+    """What a shell starts in the background ignores interrupts, and so do its children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        pytest.skip("interrupts are ignored here")
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_training_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Path) -> None:
+    flags = ("--data.root", str(small_mvtec), *SMALL_RUN, "--output", "run", "--optim.epochs", "40")
+    with run_job.start(*flags) as process:
+        wait_for(process, "epoch 1/40: loss")
+        said = interrupt(process)
+    assert process.returncode == 130, said
+    assert "finetune.py: interrupted; submit the same command again to go on" in said
+    assert "Traceback" not in said
+    output = run_job.cwd / "run"
+    assert not list(output.glob("_held-*"))
+    assert not (output / "config.json").exists()
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_a_sweep_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Path) -> None:
+    space = write_space(run_job.cwd / "space.yaml", model__fusion_weight={"loguniform": [0.01, 1.0]})
+    flags = ("--space", space, "--data.root", str(small_mvtec), *SMALL_SWEEP, "--num_trials", "20", "--output", "run")
+    with run_job.start(*flags, job="tune.py") as process:
+        wait_for(process, "Trial 1")
+        said = interrupt(process)
+    assert process.returncode == 130, said
+    assert "tune.py: interrupted; submit the same command again to go on" in said
+    assert "Traceback" not in said
+    assert not list((run_job.cwd / "run").glob("_held-*"))
+
+
+@pytest.mark.usefixtures("_interruptible", "local_ray")
+def test_training_leaves_the_interrupts_of_a_program_alone(tmp_path: Path, small_mvtec: Path) -> None:
+    """Ray Train's handler stays when its run has ended; ours is put back."""
+    before = signal.getsignal(signal.SIGINT)
+    flags = ("--data.root", str(small_mvtec), *SMALL_RUN, "--output", str(tmp_path / "run"), "--optim.epochs", "1")
+    done = run_here(*flags)
+    assert done.returncode == 0, done.output
+    assert signal.getsignal(signal.SIGINT) is before
