@@ -36,7 +36,7 @@ BENCHMARKS = (
     Benchmark("lfs_statistic", "model.py lfs_statistic", 1),
     Benchmark("adapters", "model.py adapters", 2),
     Benchmark("whole_model", "model.py whole_model", 2),
-    Benchmark("frozen_blocks", "model.py frozen_blocks", 2),
+    Benchmark("frozen_blocks", "model.py frozen_blocks", 5),
     Benchmark("gpu_peak", "model.py gpu_peak", 1),
     Benchmark("training_step", "training_step.py step", 4),
     Benchmark("training_step_cached", "training_step.py cached_step", 3),

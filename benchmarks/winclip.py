@@ -69,7 +69,7 @@ def winclip(
     with tempfile.TemporaryDirectory(prefix="feclip-winclip-") as made:
         paths = _pictures(Path(made, "images"), images)
         bundle = read_bundle(untrained_bundle(Path(made, "bundle"), backbone=BACKBONE, image_size=IMAGE_SIZE))
-        scorer = Scorer(bundle)
+        scorer = Scorer(bundle, precision="float32")
         with _rival(python, paths[0].parent, num_threads=num_threads) as (versions, predict):
             for turn in range(1 + repeats):
                 for batch in batches:

@@ -135,7 +135,7 @@ def _attend(
     """Return what `attention` makes of tokens that look at themselves; its own forward pass is slow where it is frozen.
 
     That one projects the tokens transposed. With a weight that needs no gradient, torch then multiplies token by token,
-    and on a CPU copies the weight for each of them: 1.6 GB in every block of ViT-B-16 at 240 px
+    and in bfloat16 on a CPU copies the weight for each of them: 0.8 GB in every block of ViT-B-16 at 240 px
     (docs/adr/0033-attention.md).
     """
     projected = nn.functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
