@@ -1,6 +1,6 @@
 """The pointing game on generated pictures: does the highest place of a heatmap lie on the defect?
 
-    python benchmarks/pointing.py                # fine-tune by configs/demo.yaml, calibrate, score, count
+    python benchmarks/pointing.py                # fine-tune as the demonstration does, calibrate, score, count
     python benchmarks/pointing.py --epochs 1
 
 For each defective picture the highest pixel of its map, drawn as a report draws it, is held against the gt mask: a hit
@@ -25,7 +25,7 @@ from scipy.ndimage import distance_transform_edt
 from feclip.bundle import read_bundle
 from feclip.calibration import Rule
 from feclip.config import ReportConfig
-from feclip.demo import FAMILIES, write_mvtec
+from feclip.demo import FAMILIES, RECIPE, write_mvtec
 from feclip.report.opened import ScoredTable
 from feclip.report.pictures import map_of
 
@@ -46,8 +46,7 @@ def main() -> None:
         home = Path(args.folder or temporary)
         write_pictures(home, seed=args.seed)
         flags = ("--optim.epochs", str(args.epochs), "--seed", str(args.seed))
-        config = str(ROOT / "configs" / "demo.yaml")
-        job("finetune", "--config", config, "--data.root", f"{home}/train", "--output", f"{home}/bundle", *flags)
+        job("finetune", "--config", str(RECIPE), "--data.root", f"{home}/train", "--output", f"{home}/bundle", *flags)
         print(f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, seed {args.seed}, {args.epochs} epochs")
         print("| families | pictures | defective | hits | share |")
         print("|---|---|---|---|---|")

@@ -20,9 +20,9 @@ from feclip.building import build_images, build_model, read_labelled
 from feclip.cli import parse_config
 from feclip.config import FinetuneConfig
 from feclip.data import MANIFEST_SCHEMA, Split, inspect_rows
+from feclip.demo import RECIPE
 from feclip.training import TrainState, fit
 
-RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 FITS = {"none": "none", "memory": "memory", "disk": "disk", "disk, full": "disk"}  # name: optim.prefix_cache
 
 

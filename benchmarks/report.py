@@ -23,6 +23,7 @@ import pyarrow as pa
 from harness import commit
 
 from feclip.archive import ListedFile, Run, Source, slice_name
+from feclip.archive.listing import ROWS_PER_FILE
 from feclip.archive.slices import encode_table
 from feclip.building import build_model
 from feclip.bundle import Bundle, read_bundle, write_bundle, write_calibrated
@@ -93,7 +94,15 @@ def write_table(output: str, *, bundle: Bundle, num_rows: int, seed: int, anomal
         model_id=bundle.model_id,
         config=ScoringConfig(slice_size=SLICE_SIZE),
         source=Source(archive="/archive", manifest=None),
-        files=[ListedFile(name="rows-000000000000.parquet", first_row_id=0, num_rows=num_rows, sha256="0" * 64)],
+        files=[
+            ListedFile(
+                name=f"rows-{first:012d}.parquet",
+                first_row_id=first,
+                num_rows=min(ROWS_PER_FILE, num_rows - first),
+                sha256="0" * 64,
+            )
+            for first in range(0, num_rows, ROWS_PER_FILE)
+        ],
         ignored={},
         image_size=bundle.input_options.image_size,
     )

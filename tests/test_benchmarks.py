@@ -3,6 +3,9 @@
 import doctest
 import importlib
 import json
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +120,28 @@ def test_every_row_has_a_command_that_writes_it_and_every_command_a_script(rows:
         script, *command = benchmark.command.split()
         source = (BENCHMARKS / script).read_text(encoding="utf-8")
         assert all(f"def {name}(" in source for name in command), benchmark
+
+
+def test_every_script_can_be_read_by_python() -> None:
+    scripts = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "winclip_once")  # needs anomalib
+    done = subprocess.run(
+        [sys.executable, "-c", "".join(f"import {script}\n" for script in scripts)],
+        cwd=BENCHMARKS,
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_report_over_a_synthetic_table_is_made_and_told() -> None:
+    """Of two files of a listing; a million rows by hand."""
+    command = [sys.executable, str(BENCHMARKS / "report.py"), "--num_rows", "9000"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^report: [\d.]+ s \(wanted <= 120 s\), [\d,]+ rows/s, peak \d+ MiB$", done.stdout, re.MULTILINE)
+    assert re.search(r"^page: [\d.]+ MB in all \(wanted <= 30 MB\)", done.stdout, re.MULTILINE)
 
 
 def test_the_rate_of_a_job_starts_at_its_first_slice_and_its_memory_is_told_by_image() -> None:
