@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,14 @@ def saw(request: pytest.FixtureRequest) -> Callable[..., None]:
             add(Path(path), seen)
 
     return record
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler, here and in what is started: whatever a shell has in the background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

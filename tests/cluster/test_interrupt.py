@@ -1,4 +1,4 @@
-"""Ctrl-C ends each long job at once, with the exit code of an interrupt, and leaves what the next submission needs."""
+"""Ctrl-C ends training and a sweep with the exit code of an interrupt and one line; no claim stays on the output."""
 
 import os
 import signal
@@ -23,29 +23,31 @@ def interrupt(process: "subprocess.Popen[str]") -> str:
     return output
 
 
-@pytest.fixture
-def _interruptible() -> None:
-    """What a shell starts in the background ignores interrupts, and so do its children."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        pytest.skip("interrupts are ignored here")
+def said_by_the_job(output: str) -> str:
+    """Leave out what Ray brings from its own actors: its controller may log what it could not tidy up in time."""
+    return "\n".join(line for line in output.splitlines() if " pid=" not in line)
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_training_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Path) -> None:
     flags = ("--data.root", str(small_mvtec), *SMALL_RUN, "--output", "run", "--optim.epochs", "40")
     with run_job.start(*flags) as process:
-        wait_for(process, "epoch 1/40: loss")
+        wait_for(process, "epoch 3/40: loss")  # the line of an epoch comes before its checkpoint stands
         said = interrupt(process)
     assert process.returncode == 130, said
     assert "finetune.py: interrupted; submit the same command again to go on" in said
-    assert "Traceback" not in said
+    assert "Traceback" not in said_by_the_job(said)
     output = run_job.cwd / "run"
     assert not list(output.glob("_held-*"))
     assert not (output / "config.json").exists()
+    with run_job.start(*flags) as process:
+        said = wait_for(process, "/40: loss")
+        interrupt(process)
+    assert "epoch 1/40" not in said
 
 
-@pytest.mark.usefixtures("_interruptible")
-def test_a_sweep_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Path) -> None:
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupted_sweep_ends_as_interrupted_and_holds_nothing(run_job: JobRunner, small_mvtec: Path) -> None:
     space = write_space(run_job.cwd / "space.yaml", model__fusion_weight={"loguniform": [0.01, 1.0]})
     flags = ("--space", space, "--data.root", str(small_mvtec), *SMALL_SWEEP, "--num_trials", "20", "--output", "run")
     with run_job.start(*flags, job="tune.py") as process:
@@ -53,11 +55,11 @@ def test_a_sweep_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Pat
         said = interrupt(process)
     assert process.returncode == 130, said
     assert "tune.py: interrupted; submit the same command again to go on" in said
-    assert "Traceback" not in said
+    assert "Traceback" not in said_by_the_job(said)
     assert not list((run_job.cwd / "run").glob("_held-*"))
 
 
-@pytest.mark.usefixtures("_interruptible", "local_ray")
+@pytest.mark.usefixtures("interruptible", "local_ray")
 def test_training_leaves_the_interrupts_of_a_program_alone(tmp_path: Path, small_mvtec: Path) -> None:
     """Ray Train's handler stays when its run has ended; ours is put back."""
     before = signal.getsignal(signal.SIGINT)

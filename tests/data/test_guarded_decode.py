@@ -156,15 +156,7 @@ def test_threads_share_a_decoder(decoder: GuardedDecoder) -> None:
         assert list(executor.map(width, range(1, 60))) == list(range(1, 60))
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Python's own handler: a process that a shell started in the background begins with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_no_answer_for_the_next_image() -> None:
     with GuardedDecoder(OPTIONS, command=HOSTILE) as decoder:
         assert decoder.decode(GOOD["png"][0], uri="a.png").width == 20
