@@ -6,6 +6,7 @@
                           decoded pixels, thumbnail
     metrics.json          what training measured, by epoch
     calibration.json      thresholds and normalisation; absent until calibrated
+    memory_bank.*         tokens of normal images and how they were chosen; absent without a memory bank
 
 config.json names the sha256 of the others and goes last, so a folder without it is no bundle, and a folder in
 which old and new files are mixed is refused. Nothing here is pickled.
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from feclip import __version__
+from feclip.bundle_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank, read_bank
 from feclip.bundle_record import INPUT_FIELDS, SCHEMA, check_record, encode_json, parse_object, read_epochs, sealed
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
@@ -43,13 +45,16 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
     from feclip.model import FeClipModel
 
 __all__ = [
+    "BANK_ROLE",
     "EVALUATIONS_FOLDER",
     "EVALUATION_METRICS_FILE",
     "EVALUATION_SCORES_FOLDER",
     "IMAGE_COLUMNS",
     "Bundle",
     "InputOverride",
+    "StoredBank",
     "read_bundle",
+    "write_banked",
     "write_bundle",
     "write_calibrated",
 ]
@@ -59,6 +64,7 @@ ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
+OPTIONAL_FILES = (CALIBRATION_FILE, BANK_FILE, BANK_RECORD_FILE)
 EVALUATIONS_FOLDER = "evaluations"
 """Below a bundle: where its evaluations stand unless they are told another place."""
 EVALUATION_METRICS_FILE = "metrics.parquet"
@@ -74,6 +80,8 @@ IMAGE_COLUMNS = pa.schema(
     ]
 )
 """Columns that images.parquet must have, by which `jobs/evaluate.py` knows an image again; further ones may follow."""
+BANK_ROLE = "memory_bank"
+"""Role of the images of the memory bank."""
 MAX_FILE_BYTES = 2 << 30
 """Largest adapters.safetensors or images.parquet that is read."""
 POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, where the input has another size
@@ -116,6 +124,8 @@ class Bundle:
     """The config of the run that wrote it."""
     calibration: Calibration | None = None
     """Thresholds and normalisation; None until calibrated."""
+    memory_bank: StoredBank | None = None
+    """Tokens of normal images whose distances join the scores; None where there are none."""
     trained_image_size: int | None = None
     """Side that the backbone's digest was taken at, where ``model`` has another by `with_input`; else None."""
 
@@ -130,10 +140,19 @@ class Bundle:
 
         Scores differ, so the result has a ``model_id`` of its own, and no thresholds. What changes nothing returns
         the bundle as it is.
+
+        Raises:
+            BundleError: If the bundle has a memory bank, which is of images as they came to the model before.
         """
         given = {"resize": override.resize, "valid_region": override.valid_region}
         if override.image_size == self.model.image_size and self.input == self.input | given:
             return self
+        if self.memory_bank is not None:
+            msg = (
+                f"{self.uri} has a memory bank of images that were brought to the model in another way; evaluate it as "
+                "it was trained, or the bundle that it was made of."
+            )
+            raise BundleError(msg)
         identity = {"bundle": self.model_id, "image_size": override.image_size, "input": self.input | given}
         return dataclasses.replace(
             self,
@@ -181,6 +200,12 @@ class Bundle:
         except ValueError as error:
             msg = f"{join_uri(self.uri, ADAPTERS_FILE)}: {error}"
             raise BundleError(msg) from error
+        if self.memory_bank is not None:
+            model.memory_bank = self.memory_bank.build()
+            width = model.visual.transformer.width
+            if any(rows.shape[1] != width for rows in self.memory_bank.rows.values()):
+                msg = f"{join_uri(self.uri, BANK_FILE)} holds no tokens of width {width}; calibrate again."
+                raise BundleError(msg)
         return model.eval()
 
 
@@ -248,32 +273,75 @@ def write_calibrated(uri: str, *, bundle: Bundle, calibration: Calibration, imag
     if calibration.model_id != bundle.model_id:
         msg = f"{bundle.uri} is model {bundle.model_id[:12]}, the calibration is of {calibration.model_id[:12]}."
         raise BundleError(msg)
-    fields = [pa.array([None] * len(images), field.type) for field in bundle.images.schema]
-    added = pa.table(fields, schema=pa.schema([field.with_nullable(True) for field in bundle.images.schema]))
-    known = {name: images[name] for name in images.column_names if name in added.column_names}
-    known["role"] = pa.array(["calibrated"] * len(images), pa.string())
-    for name, column in known.items():
-        index = added.schema.get_field_index(name)
-        added = added.set_column(index, added.schema.field(index), column.cast(added.schema.field(index).type))
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables([bundle.images.cast(added.schema), added]), sink)
-    files = {
-        ADAPTERS_FILE: read_bytes(join_uri(bundle.uri, ADAPTERS_FILE)),
-        IMAGES_FILE: sink.getvalue().to_pybytes(),
-        METRICS_FILE: read_bytes(join_uri(bundle.uri, METRICS_FILE)),
-        CALIBRATION_FILE: encode_json(calibration.to_json()),
-    }
+    added = {CALIBRATION_FILE: encode_json(calibration.to_json())}
+    _write_with(uri, bundle=bundle, added=added, images=images, role="calibrated")
+
+
+def write_banked(uri: str, *, bundle: Bundle, bank: StoredBank, images: pa.Table) -> str:
+    """Write a bundle again, with a memory bank and without thresholds, as `write_calibrated` does.
+
+    Args:
+        uri: Folder or ``s3://`` prefix, another than the bundle's own.
+        bundle: The bundle, which has no memory bank.
+        bank: Its memory bank.
+        images: The bank's images: ``uri``, ``sha256``, and further columns that the bundle's images have.
+
+    Returns:
+        The ``model_id`` of what was written.
+
+    Raises:
+        BundleError: If the bundle was replaced.
+        StorageError: If a file cannot be read or written.
+    """
+    from safetensors.torch import save  # noqa: PLC0415 - see docs/adr/0020
+
+    assert bundle.memory_bank is None
+    assert bank.parent_model_id == bundle.model_id
+    added = {BANK_FILE: save(bank.rows), BANK_RECORD_FILE: encode_json(bank.record())}
+    return _write_with(uri, bundle=bundle, added=added, images=images, role=BANK_ROLE, bank=bank)
+
+
+def _write_with(
+    uri: str,
+    *,
+    bundle: Bundle,
+    added: Mapping[str, bytes],
+    images: pa.Table,
+    role: str,
+    bank: StoredBank | None = None,
+) -> str:
+    """Write a bundle again with further files and images; return its ``model_id``."""
     record, _ = _read_record(bundle.uri)
+    kept = [name for name in record["files"] if name not in (IMAGES_FILE, CALIBRATION_FILE)]
+    files = {name: read_bytes(join_uri(bundle.uri, name), max_bytes=MAX_FILE_BYTES) for name in kept}
     if record["model_id"] != bundle.model_id or any(
-        record["files"][name] != hashlib.sha256(files[name]).hexdigest() for name in (ADAPTERS_FILE, METRICS_FILE)
+        record["files"][name] != hashlib.sha256(content).hexdigest() for name, content in files.items()
     ):
         msg = f"{bundle.uri} was replaced while it was calibrated; calibrate it again."
         raise BundleError(msg)
+    sink = pa.BufferOutputStream()
+    pq.write_table(_with_images(bundle.images, images, role=role), sink)
+    files |= {IMAGES_FILE: sink.getvalue().to_pybytes(), **added}
     record["schema"] = SCHEMA
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    if bank is not None:
+        record["model_id"] = _model_id(record, bundle.adapters, bank=bank)
     for name, content in files.items():
         write_bytes(join_uri(uri, name), content)
     write_bytes(join_uri(uri, CONFIG_FILE), encode_json(sealed(record)))
+    return str(record["model_id"])
+
+
+def _with_images(known: pa.Table, images: pa.Table, *, role: str) -> pa.Table:
+    """Return a bundle's images and further ones, which have a role; columns that these lack become null."""
+    schema = pa.schema([field.with_nullable(True) for field in known.schema])
+    given = {name: images[name] for name in images.column_names if name in schema.names}
+    given["role"] = pa.array([role] * len(images), pa.string())
+    columns = [
+        given[field.name].cast(field.type) if field.name in given else pa.nulls(len(images), field.type)
+        for field in schema
+    ]
+    return pa.concat_tables([known.cast(schema), pa.table(columns, schema=schema)])
 
 
 def read_bundle(uri: str) -> Bundle:
@@ -288,7 +356,8 @@ def read_bundle(uri: str) -> Bundle:
     record, model = _read_record(uri)
     files = {name: _checked(join_uri(uri, name), sha256=digest) for name, digest in record["files"].items()}
     adapters = _read_adapters(files[ADAPTERS_FILE], where=join_uri(uri, ADAPTERS_FILE))
-    if record["model_id"] != _model_id(record, adapters):
+    bank = _bank(files, uri=uri, num_taps=len(record["tap_blocks"]))
+    if record["model_id"] != _model_id(record, adapters, bank=bank):
         msg = f"{where}: model_id is not the digest of what the bundle holds; write the bundle again."
         raise BundleError(msg)
     metrics = join_uri(uri, METRICS_FILE)
@@ -303,7 +372,19 @@ def read_bundle(uri: str) -> Bundle:
         metrics=read_epochs(parse_object(files[METRICS_FILE], where=metrics), where=metrics),
         training=record["training"],
         calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=record["model_id"]),
+        memory_bank=bank,
     )
+
+
+def _bank(files: Mapping[str, bytes], *, uri: str, num_taps: int) -> StoredBank | None:
+    named = [name for name in (BANK_FILE, BANK_RECORD_FILE) if name in files]
+    if not named:
+        return None
+    if len(named) == 1:
+        msg = f"{uri} has {named[0]} but not both files of a memory bank; calibrate again."
+        raise BundleError(msg)
+    record = parse_object(files[BANK_RECORD_FILE], where=join_uri(uri, BANK_RECORD_FILE))
+    return read_bank(record, files[BANK_FILE], num_taps=num_taps, where=uri)
 
 
 def _read_record(uri: str) -> tuple[dict[str, Any], ModelConfig]:
@@ -314,7 +395,7 @@ def _read_record(uri: str) -> tuple[dict[str, Any], ModelConfig]:
         raise BundleError(msg)
     record = parse_object(read_bytes(where, max_bytes=MAX_JSON_BYTES), where=where)
     files = (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE)
-    return record, check_record(record, files=files, optional_files=(CALIBRATION_FILE,), where=where)
+    return record, check_record(record, files=files, optional_files=OPTIONAL_FILES, where=where)
 
 
 def _read_adapters(content: bytes, *, where: str) -> dict[str, "torch.Tensor"]:
@@ -373,7 +454,9 @@ def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibrati
     return calibration
 
 
-def _model_id(record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"]) -> str:
+def _model_id(
+    record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"], *, bank: StoredBank | None = None
+) -> str:
     """Return the digest of everything in a bundle that changes a score."""
     from feclip.model import tensor_digest  # noqa: PLC0415 - see docs/adr/0020
 
@@ -385,6 +468,8 @@ def _model_id(record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"])
         "model": fields | {"tap_blocks": record["tap_blocks"]},
         "input": record["input"],
     }
+    if bank is not None:
+        identity["memory_bank"] = [tensor_digest(bank.rows), bank.group_column, list(bank.groups)]
     return hashlib.sha256(encode_json(identity)).hexdigest()
 
 

@@ -22,6 +22,7 @@ from feclip.archive.run import (
     scored_options,
     slice_name,
 )
+from feclip.archive.shots import Shot, ShotRequest, choose_shots, merge_shots
 from feclip.archive.slices import (
     FetchedSlice,
     Tally,
@@ -52,9 +53,12 @@ __all__ = [
     "ListedFile",
     "Part",
     "Run",
+    "Shot",
+    "ShotRequest",
     "Source",
     "Tally",
     "check_slices",
+    "choose_shots",
     "decide_slice",
     "decode_jpegs",
     "fetch_slice",
@@ -66,6 +70,7 @@ __all__ = [
     "list_part",
     "log_start_up",
     "log_summary",
+    "merge_shots",
     "partitions",
     "plan_parts",
     "publish_slice",

@@ -216,13 +216,13 @@ def _score(
         scorer = make_scorer(bundle)
         batch_size = batch_size or scorer.batch_size
         first = images[: batch_size if scorer.device.type == "cuda" else 1]
-        scorer.score(*_inputs(first))  # what the first call prepares is not its speed
+        scorer.score(*_inputs(first, scorer.group_column))  # what the first call prepares is not its speed
         model = write = 0.0
         num_scored = 0
         for batch in _batches(images, batch_size):
-            pixels, valid = _inputs(batch)
+            inputs = _inputs(batch, scorer.group_column)
             started = time.perf_counter()
-            scores = scorer.score(pixels, valid)
+            scores = scorer.score(*inputs)
             model += time.perf_counter() - started
             started = time.perf_counter()
             ids = [image.row["row_id"] for image in batch]
@@ -252,9 +252,16 @@ def _columns(image: _Sampled) -> dict[str, Any]:
     }
 
 
-def _inputs(images: list[_Sampled]) -> tuple[np.ndarray, np.ndarray]:
+def _inputs(images: list[_Sampled], group_column: str | None) -> tuple[np.ndarray, np.ndarray, list[str | None] | None]:
     prepared = [image.prepared for image in images if image.prepared is not None]
-    return np.stack([image.pixels for image in prepared]), np.stack([image.valid_pixels() for image in prepared])
+    groups = None
+    if group_column is not None:
+        groups = [image.row.get(group_column) for image in images if image.prepared is not None]
+    return (
+        np.stack([image.pixels for image in prepared]),
+        np.stack([image.valid_pixels() for image in prepared]),
+        groups,
+    )
 
 
 def _batches(images: list[_Sampled], size: int) -> Iterator[list[_Sampled]]:

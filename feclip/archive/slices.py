@@ -225,7 +225,8 @@ def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Tabl
         Its score table, with the columns that the run wants.
 
     Raises:
-        RunError: If the scores are not finite, or the rows are not those of the slice.
+        RunError: If the scores are not finite, the rows are not those of the slice, or the memory bank of the bundle
+            has no normal images of an image's group.
         StorageError: If the listing cannot be read.
     """
     size = scorer.image_size
@@ -234,10 +235,24 @@ def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Tabl
     valid = np.zeros((len(decoded), size, size), np.bool_)
     for mask, row in zip(valid, decoded, strict=True):
         mask[:] = unpack_valid_pixels(tuple(row["valid_box"]), row.get("valid_mask"), image_size=size)
-    for row, scores in zip(decoded, scorer.score(pixels, valid).rows(), strict=True):
+    groups = None if scorer.group_column is None else _groups(run, fetched, column=scorer.group_column)
+    for row, scores in zip(decoded, scorer.score(pixels, valid, groups).rows(), strict=True):
         row.update(scores)
     with scorer.stopwatch.time("write"):
         return _built(run, fetched, model_id=scorer.model_id)
+
+
+def _groups(run: Run, fetched: FetchedSlice, *, column: str) -> list[str | None]:
+    """Return what a column of the listing says of the decoded images of a slice."""
+    listing = run.read_listing(fetched.index)
+    if column not in listing.column_names:
+        msg = (
+            f"{run.output}: the images have no column {column}, by which the bundle's memory bank is divided; name it "
+            f"in the path, as in {column}=<value>/image.jpg, or in a manifest."
+        )
+        raise RunError(msg)
+    values = dict(zip(listing["row_id"].to_pylist(), listing[column].to_pylist(), strict=True))
+    return [values[row["row_id"]] for row in fetched.rows if row.get("error") is None]
 
 
 def _built(run: Run, fetched: FetchedSlice, *, model_id: str) -> pa.Table:

@@ -1,6 +1,7 @@
 """Fit thresholds on normal images: score them where they are not scored yet, then three passes over their scores.
 
 driver                              workers
+the bundle with its memory bank  <- choose normal images, run the model (tasks), where one is asked for
 refuse images the bundle knows   <- look at the digests of the normals (tasks)
 plan what to count               <- survey the scores (tasks)
 fit thresholds                   <- count around the wanted ranks (tasks)
@@ -12,14 +13,14 @@ import functools
 import logging
 import operator
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from feclip.archive import NORMALS_FOLDER, Run, find_run, finished_run, read_scores
-from feclip.bundle import Bundle, read_bundle, write_calibrated
+from feclip.bundle import BANK_ROLE, Bundle, read_bundle, write_calibrated
 from feclip.calibration import (
     AlarmKey,
     Calibration,
@@ -35,6 +36,7 @@ from feclip.calibration import (
     survey_scores,
     with_observed,
 )
+from feclip.cluster.bank import banked
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
@@ -77,11 +79,16 @@ def calibrate(config: CalibrateConfig) -> str:
 
 def _calibrate(config: CalibrateConfig, *, bundle: Bundle) -> str:
     """Fit thresholds for an output that is held."""
+    if config.memory_bank is not None and find_run(config.normals) is not None:
+        msg = f"normals is {config.normals}, scored without a memory bank; give the images themselves with memory_bank."
+        raise ConfigError(msg)
     with session(config.cluster):
+        if config.memory_bank is not None:
+            bundle = banked(bundle, config)
         run = _scored_normals(bundle, config=config)
         calibrated_by = _known_and_new(run, bundle=bundle, allow=config.allow_trained_images)
         try:
-            calibration = _fitted(run, options=config.calibrate)
+            calibration = _fitted(run, options=config.calibrate, left_out=_banked_images(bundle))
         except DataError as error:
             if run.output == config.normals:
                 raise
@@ -117,9 +124,14 @@ def _scored_normals(bundle: Bundle, *, config: CalibrateConfig) -> Run:
 
 def _known_and_new(run: Run, *, bundle: Bundle, allow: bool) -> pa.Table:
     """Return the images that calibrate, after refusing those that the bundle was made with or that are anomalous."""
+    left_out = _banked_images(bundle)
     known = pa.array(sorted({value for value in bundle.images["sha256"].to_pylist() if value}), pa.string())
-    tables = list(mapped(_images, run, range(run.num_slices), task="Reading digests"))
-    images = pa.concat_tables(tables)
+    known = known.filter(pc.invert(pc.is_in(known, value_set=left_out)))
+    images = pa.concat_tables(mapped(_images, run, range(run.num_slices), task="Reading digests"))
+    in_bank = pc.is_in(images["sha256"], value_set=left_out)
+    if pc.any(in_bank).as_py():
+        logger.info("%d normals are in the memory bank and fit no threshold", pc.sum(in_bank).as_py())
+        images = images.filter(pc.invert(in_bank))
     num_anomalous = int(pc.sum(images["is_anomalous"]).as_py() or 0)
     if num_anomalous:
         msg = (
@@ -139,6 +151,12 @@ def _known_and_new(run: Run, *, bundle: Bundle, allow: bool) -> pa.Table:
     return images.drop_columns(["is_anomalous"])
 
 
+def _banked_images(bundle: Bundle) -> pa.Array:
+    """Return the sha256 of the images of a bundle's memory bank, whose distance to it is none."""
+    images = bundle.images
+    return images.filter(pc.equal(images["role"], BANK_ROLE))["sha256"].combine_chunks().drop_null()
+
+
 def _images(run: Run, indices: Iterable[int]) -> pa.Table:
     """Return uri and sha256 of the scored images of some slices, and whether a label calls them anomalous."""
     tables = []
@@ -154,36 +172,56 @@ def _images(run: Run, indices: Iterable[int]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _fitted(run: Run, *, options: CalibrationOptions) -> Calibration:
-    """Fit in three passes; each is the same for any division of the scores."""
+def _fitted(run: Run, *, options: CalibrationOptions, left_out: pa.Array) -> Calibration:
+    """Fit in three passes over the normals that are not left out; each is the same for any division of the scores."""
     slices = range(run.num_slices)
-    surveys = mapped(_survey, run, slices, task="Surveying scores", threshold_by=options.threshold_by)
+    shared = ray.put(left_out)
+    surveys = mapped(_survey, run, slices, task="Surveying scores", threshold_by=options.threshold_by, left_out=shared)
     survey = functools.reduce(Survey.merge, surveys)
     query = ray.put(plan_query(survey, options))
-    detail = functools.reduce(Detail.merge, mapped(_detail, run, slices, task="Counting scores", query=query))
+    details = mapped(_detail, run, slices, task="Counting scores", query=query, left_out=shared)
+    detail = functools.reduce(Detail.merge, details)
     calibration = fit(survey, detail, options=options, statistic_options=run.statistic_options)
-    alarms = mapped(_observed, run, slices, task="Counting alarms", calibration=calibration)
+    alarms = mapped(_observed, run, slices, task="Counting alarms", calibration=calibration, left_out=shared)
     counted = functools.reduce(operator.add, alarms)
     return with_observed(calibration, counted)
 
 
-def _survey(run: Run, indices: Iterable[int], *, threshold_by: str | None) -> Survey:
-    parts = (read_scores(run, index, columns=score_columns(threshold_by)) for index in indices)
+def _survey(
+    run: Run, indices: Iterable[int], *, threshold_by: str | None, left_out: "ray.ObjectRef[pa.Array]"
+) -> Survey:
+    parts = _parts(run, indices, threshold_by=threshold_by, left_out=left_out)
     surveys = (survey_scores(part, model_id=run.model_id, threshold_by=threshold_by) for part in parts)
     return functools.reduce(Survey.merge, surveys)
 
 
-def _detail(run: Run, indices: Iterable[int], *, query: "ray.ObjectRef[Query]") -> Detail:
+def _detail(
+    run: Run, indices: Iterable[int], *, query: "ray.ObjectRef[Query]", left_out: "ray.ObjectRef[pa.Array]"
+) -> Detail:
     planned: Query = ray.get(query)
-    columns = score_columns(planned.threshold_by)
-    parts = (read_scores(run, index, columns=columns) for index in indices)
+    parts = _parts(run, indices, threshold_by=planned.threshold_by, left_out=left_out)
     return functools.reduce(Detail.merge, (count_detail(part, planned) for part in parts))
 
 
-def _observed(run: Run, indices: Iterable[int], *, calibration: Calibration) -> Counter[AlarmKey]:
-    columns = score_columns(calibration.threshold_by)
-    parts = (read_scores(run, index, columns=columns) for index in indices)
+def _observed(
+    run: Run, indices: Iterable[int], *, calibration: Calibration, left_out: "ray.ObjectRef[pa.Array]"
+) -> Counter[AlarmKey]:
+    parts = _parts(run, indices, threshold_by=calibration.threshold_by, left_out=left_out)
     return functools.reduce(operator.add, (count_observed(part, calibration) for part in parts))
+
+
+def _parts(
+    run: Run, indices: Iterable[int], *, threshold_by: str | None, left_out: "ray.ObjectRef[pa.Array]"
+) -> Iterator[pa.Table]:
+    """Yield the scores of some slices without those of images that are left out, by sha256."""
+    digests: pa.Array = ray.get(left_out)
+    columns = score_columns(threshold_by)
+    for index in indices:
+        if len(digests):
+            part = read_scores(run, index, columns=[*columns, "sha256"])
+            yield part.filter(pc.invert(pc.is_in(part["sha256"], value_set=digests)))
+        else:
+            yield read_scores(run, index, columns=columns)
 
 
 def _write(calibration: Calibration, *, bundle: Bundle, images: pa.Table, output: str) -> None:

@@ -31,6 +31,7 @@ from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDat
 from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.lists import Indices, Names, Shares
+from feclip.config.memory_bank import ALL_SHOTS, BankConfig
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, strict_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
@@ -43,11 +44,13 @@ from feclip.config.scoring import (
     PlanningConfig,
     ScoreConfig,
     ScoringConfig,
+    is_manifest,
 )
 from feclip.config.strict_yaml import is_endless, load_yaml
 from feclip.config.sweeps import SweepConfig, TuneConfig
 
 __all__ = [
+    "ALL_SHOTS",
     "DEMO_BACKBONE",
     "DEMO_DEFAULTS",
     "ENDLESS_TEXT",
@@ -55,6 +58,7 @@ __all__ = [
     "PRESET_NAMES",
     "SPEED_FIELDS",
     "UNFIT_VALUES",
+    "BankConfig",
     "CalibrateConfig",
     "ClusterConfig",
     "Comparison",
@@ -99,6 +103,7 @@ __all__ = [
     "flat_fields",
     "holds_credentials",
     "is_endless",
+    "is_manifest",
     "load_yaml",
     "parse_fields",
     "plain",

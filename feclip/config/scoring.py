@@ -1,12 +1,14 @@
 """Scoring an archive, thresholds from normal images, and decisions."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from feclip.calibration import CalibrationOptions, Rule, StatisticOptions, Variant
 from feclip.config.checks import require, require_member, require_texts, require_uris
 from feclip.config.choices import JpegDecoder, Precision
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names
+from feclip.config.memory_bank import ALL_SHOTS, BankConfig
 
 __all__ = [
     "OPTIONAL_COLUMNS",
@@ -16,6 +18,7 @@ __all__ = [
     "PlanningConfig",
     "ScoreConfig",
     "ScoringConfig",
+    "is_manifest",
 ]
 
 OPTIONAL_COLUMNS = (
@@ -190,6 +193,11 @@ class CalibrateConfig:
     """What relative paths of a manifest start from; null takes the manifest's folder."""
     allow_trained_images: bool = False
     """Whether images that trained or selected the bundle may calibrate it; their scores are too good."""
+    memory_bank: int | Literal["all"] | None = None
+    """Normal images (of each group, where the bank has groups) whose tokens go into the bundle, so that what is unlike
+    them scores higher; all takes all of bank.images. Null makes no bank."""
+    bank: BankConfig = field(default_factory=BankConfig)
+    """The memory bank, with memory_bank."""
     calibrate: CalibrationOptions = field(default_factory=CalibrationOptions)
     """Thresholds and what decides."""
     listing: ListingConfig = field(default_factory=ListingConfig)
@@ -205,11 +213,29 @@ class CalibrateConfig:
         if self.root is not None and not self.normals_are_manifest:
             msg = "root is what relative paths of a manifest start from, and normals names no .csv or .parquet file."
             raise ValueError(msg)
+        if isinstance(self.memory_bank, int):
+            require("memory_bank", self.memory_bank, rule="at least 1, or all", holds=self.memory_bank >= 1)
+        if self.memory_bank is None and self.bank != BankConfig():
+            msg = "bank is read with memory_bank alone; give memory_bank, or leave bank out."
+            raise ValueError(msg)
+        if self.memory_bank == ALL_SHOTS and self.bank.images is None:
+            msg = "memory_bank=all needs bank.images: thresholds are fitted on normals that are not in the bank."
+            raise ValueError(msg)
 
     @property
     def normals_are_manifest(self) -> bool:
         """Whether the normals are named by a table, by the end of its name."""
-        return self.normals.lower().endswith((".csv", ".parquet"))
+        return is_manifest(self.normals)
+
+
+def is_manifest(uri: str) -> bool:
+    """Tell whether a name is that of a table of images, by its end.
+
+    Example:
+        >>> is_manifest("normals.CSV"), is_manifest("s3://plant/normals")
+        (True, False)
+    """
+    return uri.lower().endswith((".csv", ".parquet"))
 
 
 @dataclass(frozen=True, kw_only=True)

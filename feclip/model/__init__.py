@@ -14,6 +14,7 @@ from feclip.model.map_statistics import (
     pixel_maps,
 )
 from feclip.model.maps import fill_padding, mean_probability_logit, upsample
+from feclip.model.memory_bank import Coreset, MemoryBank, greedy_coreset
 from feclip.model.output import FeClipOutput
 from feclip.model.precision import autocast
 from feclip.model.prompting import Tokenizer, build_prompts, text_embeddings
@@ -22,6 +23,7 @@ from feclip.model.trunk import resolve_tap_blocks
 from feclip.model.weights import tensor_digest
 
 __all__ = [
+    "Coreset",
     "FFEAdapter",
     "FeClipModel",
     "FeClipOutput",
@@ -30,6 +32,7 @@ __all__ = [
     "LfsStatistic",
     "LossTerms",
     "MapStatistics",
+    "MemoryBank",
     "Padding",
     "Tokenizer",
     "autocast",
@@ -38,6 +41,7 @@ __all__ = [
     "dct_basis",
     "fe_clip_loss_terms",
     "fill_padding",
+    "greedy_coreset",
     "map_statistics",
     "mean_probability_logit",
     "num_top_pixels",

@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from feclip.model.windows import check_valid_tokens
 
+MAX_DISTANCE = 2.0  # of 1 - cosine
+
 
 def mean_probability_logit(logits: torch.Tensor, *, dim: int) -> torch.Tensor:
     """Return the logit of the mean of ``sigmoid(logits)``, which neither saturates nor changes the ranking (Eq. 3).
@@ -29,6 +31,26 @@ def mean_probability_logit(logits: torch.Tensor, *, dim: int) -> torch.Tensor:
     logits = logits.float()
     normal = torch.logsumexp(functional.logsigmoid(-logits), dim=dim)
     return torch.logsumexp(functional.logsigmoid(logits), dim=dim) - normal
+
+
+def add_distances(logits: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
+    """Return the logit of a third of ``sigmoid(logits) + distances``: within 0..1, and in the order of the sum.
+
+    Args:
+        logits: Logits of probabilities, float32, any shape.
+        distances: Distances to a memory bank, 0 to 2, of the same shape.
+
+    Returns:
+        Logits, float32; finite where those given are.
+
+    Example:
+        >>> add_distances(torch.tensor([0.0]), torch.tensor([1.0])).sigmoid().item()  # (0.5 + 1) / 3
+        0.5
+    """
+    summed = functional.sigmoid(logits) + distances
+    missing = functional.sigmoid(-logits) + (MAX_DISTANCE - distances)
+    tiny = torch.finfo(summed.dtype).tiny
+    return summed.clamp(min=tiny).log() - missing.clamp(min=tiny).log()
 
 
 def fill_padding(maps: torch.Tensor, valid_tokens: torch.Tensor | None) -> torch.Tensor:

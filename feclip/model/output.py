@@ -1,5 +1,9 @@
 """What one forward pass of FE-CLIP returns.
 
+With a memory bank of normal images (`feclip.model.memory_bank`) a score is no probability any more but the sum of
+the paper's Section 4.6, probability + distance, within 0..3. A third of it lies within 0..1, and its logit is what is
+ranked and stored: one scale for both, and the ranking is that of the sum.
+
 Shapes: B images, T taps, H_t x W_t token grid, H x W pixels of the model input, E embedding width.
 """
 
@@ -7,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from feclip.model.maps import fill_padding, mean_probability_logit, upsample
+from feclip.model.maps import add_distances, fill_padding, mean_probability_logit, upsample
 
 
 class FeClipOutput(NamedTuple):
@@ -23,6 +27,8 @@ class FeClipOutput(NamedTuple):
             padding too, without meaning there.
         valid_tokens: Bool ``(B, H_t, W_t)``, false on padding, as given; none means all valid.
         image_size: ``(H, W)``, in pixels.
+        token_distances: Distance of each token at each tap to the nearest of a memory bank, ``(B, T, H_t, W_t)``,
+            float32, 0..2; None without a bank.
 
     Example:
         >>> logits = torch.tensor([[[[2.0, 9.0]]]])
@@ -37,11 +43,21 @@ class FeClipOutput(NamedTuple):
     token_logits: torch.Tensor
     valid_tokens: torch.Tensor | None
     image_size: tuple[int, int]
+    token_distances: torch.Tensor | None = None
 
     @property
     def image_logit(self) -> torch.Tensor:
-        """Logit of the mean P(abnormal) over the taps (Eq. 3), ``(B,)``, float32."""
-        return mean_probability_logit(self.class_logits, dim=1)
+        """Logit of the mean P(abnormal) over the taps (Eq. 3), ``(B,)``, float32.
+
+        With a memory bank the largest distance of a valid token is added to that mean.
+        """
+        logits = mean_probability_logit(self.class_logits, dim=1)
+        if self.token_distances is None:
+            return logits
+        distances = self.token_distances.mean(dim=1)
+        if self.valid_tokens is not None:
+            distances = distances.masked_fill(~self.valid_tokens, 0)
+        return add_distances(logits, distances.flatten(1).amax(dim=1))
 
     @property
     def image_score(self) -> torch.Tensor:
@@ -50,8 +66,13 @@ class FeClipOutput(NamedTuple):
 
     @property
     def token_map(self) -> torch.Tensor:
-        """Logit of the mean P(abnormal) over the taps, ``(B, H_t, W_t)``, float32; NaN on padding."""
+        """Logit of the mean P(abnormal) over the taps, ``(B, H_t, W_t)``, float32; NaN on padding.
+
+        With a memory bank the mean distance over the taps is added to that mean.
+        """
         logits = mean_probability_logit(self.token_logits, dim=1)
+        if self.token_distances is not None:
+            logits = add_distances(logits, self.token_distances.mean(dim=1))
         return logits if self.valid_tokens is None else torch.where(self.valid_tokens, logits, torch.nan)
 
     @property

@@ -11,7 +11,7 @@ build no graph. With the last block tapped, its adapters learn from the maps alo
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
+from feclip.model.memory_bank import MemoryBank
 from feclip.model.output import FeClipOutput
 from feclip.model.prompting import Tokenizer, text_embeddings
 from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
@@ -58,6 +59,7 @@ class FeClipModel(nn.Module):
         backbone_digest: SHA-256 of the CLIP's tensors.
         gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
             activations: less memory, more time, the same gradients.
+        memory_bank: Tokens of normal images whose distances join the scores; None for none.
 
     Raises:
         ValueError: If an argument is out of range or the image tower cannot be tapped.
@@ -91,6 +93,7 @@ class FeClipModel(nn.Module):
         self.token_grid: tuple[int, int] = self.visual.grid_size
         self.backbone_digest = backbone.digest
         self.gradient_checkpointing = False
+        self.memory_bank: MemoryBank | None = None
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
@@ -201,12 +204,19 @@ class FeClipModel(nn.Module):
             return normalized
         return torch.where(valid_pixels.to(normalized.device)[:, None], normalized, 0)
 
-    def forward(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
+    def forward(
+        self,
+        images: torch.Tensor,
+        valid_tokens: torch.Tensor | None = None,
+        *,
+        groups: torch.Tensor | None = None,
+    ) -> FeClipOutput:
         """Score images.
 
         Args:
             images: Normalised images ``(B, 3, S, S)``.
             valid_tokens: Bool ``(B, H_t, W_t)``, true where any pixel of the token is image; none means all.
+            groups: Zero-based group of each image in the memory bank, int64 ``(B,)``, where the bank has groups.
 
         Returns:
             Logits per tap and the scores derived from them.
@@ -214,7 +224,7 @@ class FeClipModel(nn.Module):
         Raises:
             ValueError: If a shape or type differs from the above.
         """
-        return self.forward_from_prefix(self.prefix(images, valid_tokens), valid_tokens)
+        return self.forward_from_prefix(self.prefix(images, valid_tokens), valid_tokens, groups=groups)
 
     @torch.no_grad()
     def prefix(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> torch.Tensor:
@@ -250,12 +260,19 @@ class FeClipModel(nn.Module):
         parts = [self.backbone_digest, self.tap_blocks[0], self.padding == "attention", statistics, heads]
         return hashlib.sha256(f"{parts} {self.visual}".encode()).hexdigest()
 
-    def forward_from_prefix(self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> FeClipOutput:
+    def forward_from_prefix(
+        self,
+        tokens: torch.Tensor,
+        valid_tokens: torch.Tensor | None = None,
+        *,
+        groups: torch.Tensor | None = None,
+    ) -> FeClipOutput:
         """Score images whose ``prefix`` is at hand.
 
         Args:
             tokens: Tokens ``(B, 1 + L, D)`` from ``prefix``.
             valid_tokens: The same as given to ``prefix``.
+            groups: As for ``forward``.
 
         Returns:
             Logits per tap and the scores derived from them.
@@ -263,21 +280,13 @@ class FeClipModel(nn.Module):
         Raises:
             ValueError: If ``valid_tokens`` is not bool or does not fit.
         """
-        check_valid_tokens(valid_tokens, (len(tokens), *self.token_grid))
-        seen = None if self.padding == "ignore" else valid_tokens
-        masked_keys = self._find_masked_keys(valid_tokens)
-        class_embeddings, token_logits = [], []
-        for index, block in enumerate(self.tap_blocks):
-            if index > 0:
-                between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
-                tokens = run_blocks(between, tokens, masked_keys, recompute=self.gradient_checkpointing)
-            grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
+        class_embeddings, token_logits, distances = [], [], []
+        for index, (class_token, grid, flat_seen) in enumerate(self._tapped(tokens, valid_tokens)):
             patches = grid.flatten(1, 2)
-            flat_seen = None if seen is None else seen.flatten(1)
-            class_embeddings.append(embed_class(self.visual, tokens[:, 0], patches, valid_tokens=flat_seen))
+            class_embeddings.append(embed_class(self.visual, class_token, patches, valid_tokens=flat_seen))
             token_logits.append(self._compare_with_text(grid, self.patch_head))
-            if block != self.tap_blocks[-1]:
-                tokens = torch.cat([tokens[:, :1], patches], dim=1)
+            if self.memory_bank is not None:
+                distances.append(self.memory_bank.distances(index, patches, groups).view(grid.shape[:3]))
         embeddings = torch.stack(class_embeddings, dim=1)
         return FeClipOutput(
             class_embeddings=embeddings,
@@ -285,7 +294,42 @@ class FeClipModel(nn.Module):
             token_logits=torch.stack(token_logits, dim=1),
             valid_tokens=valid_tokens,
             image_size=(self.image_size, self.image_size),
+            token_distances=torch.stack(distances, dim=1) if distances else None,
         )
+
+    @torch.no_grad()
+    def fused_tokens(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what a memory bank is made of: the patch tokens after the adapters of each tap (f_hat of Eq. 2).
+
+        Args:
+            images: Normalised images ``(B, 3, S, S)``.
+            valid_tokens: As for ``forward``.
+
+        Returns:
+            Tokens ``(B, T, H_t, W_t, D)``, as the trunk computes them; those on padding mean nothing.
+
+        Raises:
+            ValueError: As ``forward``.
+        """
+        tokens = self.prefix(images, valid_tokens)
+        return torch.stack([grid for _, grid, _ in self._tapped(tokens, valid_tokens)], dim=1)
+
+    def _tapped(
+        self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Run the blocks from the first tap on; yield at each tap its class token, its fused grid and what is seen."""
+        check_valid_tokens(valid_tokens, (len(tokens), *self.token_grid))
+        seen = None if self.padding == "ignore" else valid_tokens
+        flat_seen = None if seen is None else seen.flatten(1)
+        masked_keys = self._find_masked_keys(valid_tokens)
+        for index, block in enumerate(self.tap_blocks):
+            if index > 0:
+                between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
+                tokens = run_blocks(between, tokens, masked_keys, recompute=self.gradient_checkpointing)
+            grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
+            yield tokens[:, 0], grid, flat_seen
+            if block != self.tap_blocks[-1]:
+                tokens = torch.cat([tokens[:, :1], grid.flatten(1, 2)], dim=1)
 
     def _compare_with_text(self, features: torch.Tensor, head: nn.Linear | None = None) -> torch.Tensor:
         """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""

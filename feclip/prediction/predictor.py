@@ -166,15 +166,17 @@ class Predictor:
     def _predicted(self, batch: list[NamedImage]) -> Iterator[Prediction | FailedPrediction]:
         with ThreadPoolExecutor(NUM_READERS) as pool:
             fetched = list(pool.map(self._fetch, batch))
-        prepared = [found.image for found in fetched if isinstance(found.image, PreparedImage)]
+        errors = [found.error or self._group_error(image) for image, found in zip(batch, fetched, strict=True)]
+        scored = [index for index, error in enumerate(errors) if error is None]
+        prepared = [image for image in (fetched[index].image for index in scored) if isinstance(image, PreparedImage)]
         size = self._scorer.image_size
         pixels = np.stack([image.pixels for image in prepared]) if prepared else np.zeros((0, size, size, 3), np.uint8)
         valid = np.stack([image.valid_pixels() for image in prepared]) if prepared else np.zeros(pixels.shape[:3], bool)
-        scores = self._scorer.score(pixels, valid)
+        scores = self._scorer.score(pixels, valid, [self._group(batch[index]) for index in scored])
         rows = zip(scores.rows(), scores.token_map, strict=True)
-        for image, found in zip(batch, fetched, strict=True):
-            if found.error is not None:
-                yield FailedPrediction(uri=image.uri, error=found.error)
+        for image, found, failure in zip(batch, fetched, errors, strict=True):
+            if failure is not None:
+                yield FailedPrediction(uri=image.uri, error=failure)
                 continue
             row, token_map = next(rows)
             try:
@@ -182,6 +184,15 @@ class Predictor:
             except DataError as error:  # no threshold for its group
                 told = DataError(f"Cannot decide on {one_line(image.uri)}: {error}")
                 yield FailedPrediction(uri=image.uri, error=told)
+
+    def _group(self, image: NamedImage) -> str | None:
+        """Return what tells an image's part of the memory bank; None where it has no parts."""
+        column = self._scorer.group_column
+        return None if column is None else image.columns.get(column)
+
+    def _group_error(self, image: NamedImage) -> DataError | None:
+        reason = self._scorer.group_error(self._group(image))
+        return None if reason is None else DataError(f"Cannot score {one_line(image.uri)}: {reason}")
 
     def _fetch(self, image: NamedImage) -> FetchedImage:
         return fetch_and_decode(image.uri, decoder=self._decoder, size=image.size)

@@ -7,8 +7,9 @@ from the stored map (`feclip.model.map_statistics`), so both agree to the last b
 the device until its last batch is done: the host prepares the next batch meanwhile, and waits once.
 """
 
+from feclip.scoring.bank import BankImages, build_bank
 from feclip.scoring.batch_size import CPU_BATCH_SIZE, MAX_BATCH_SIZE
 from feclip.scoring.scorer import Scorer, StartUp
 from feclip.scoring.scores import Scores
 
-__all__ = ["CPU_BATCH_SIZE", "MAX_BATCH_SIZE", "Scorer", "Scores", "StartUp"]
+__all__ = ["CPU_BATCH_SIZE", "MAX_BATCH_SIZE", "BankImages", "Scorer", "Scores", "StartUp", "build_bank"]

@@ -7,7 +7,7 @@ import math
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -35,6 +35,8 @@ from feclip.scoring.step import BatchScores, Forward, ForwardPass, compiled, sco
 
 __all__ = ["Scorer", "StartUp"]
 
+SHOWN_GROUPS = 5
+"""Groups that an error names."""
 _MAX_FLOAT16 = 65504.0
 _MAX_MARGIN = 2.0  # between two cosine similarities
 _WARM_UP_PASSES = 3  # a CUDA graph is prepared, recorded, replayed
@@ -75,6 +77,7 @@ class Scorer:
 
     Attributes:
         start_up: How the model was made ready.
+        group_column: Column of a listing by which the memory bank is divided; None where all images share one, or none.
         stopwatch: Seconds of what was scored: ``model``, start-up and waiting for a turn left out.
 
     Raises:
@@ -111,6 +114,9 @@ class Scorer:
                 "the largest that a score table holds; train with a higher temperature."
             )
             raise BundleError(msg)
+        bank = bundle.memory_bank
+        self.group_column = None if bank is None else bank.group_column
+        self._groups = None if self.group_column is None or bank is None else {n: i for i, n in enumerate(bank.groups)}
         model = bundle.build(pretrained=pretrained).to(self.device).eval()
         self.token_grid = model.token_grid
         self.image_size = model.image_size
@@ -150,18 +156,25 @@ class Scorer:
         """Images in one forward pass."""
         return self.start_up.batch_size
 
-    def score(self, pixels: npt.NDArray[np.uint8], valid_pixels: npt.NDArray[np.bool_]) -> Scores:
+    def score(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        valid_pixels: npt.NDArray[np.bool_],
+        groups: Sequence[str | None] | None = None,
+    ) -> Scores:
         """Score prepared images.
 
         Args:
             pixels: RGB, shape ``(N, S, S, 3)``; N may be 0, or more than a batch.
             valid_pixels: Shape ``(N, S, S)``, false on padding, somewhere true in each image.
+            groups: The N images' values of `group_column`, where the bundle's memory bank has groups.
 
         Returns:
             Scores, in the order of the images.
 
         Raises:
-            RunError: If a score is not finite, which is the model's fault and not the image's, or memory runs out.
+            RunError: If a score is not finite, which is the model's fault and not the image's, memory runs out, or an
+                image is of a group that has no normal images in the memory bank.
         """
         size = self.image_size
         assert pixels.shape == (len(pixels), size, size, 3)
@@ -170,10 +183,11 @@ class Scorer:
             nothing = np.zeros(0, np.float32)
             maps = np.zeros((0, *self.token_grid), np.float16)
             return Scores(image_logit=nothing, map_max=nothing, map_topk_mean=nothing, token_map=maps)
+        indices = self._group_indices(groups, num_images=len(pixels))
 
         def work() -> tuple[Scores, bool]:
             with self.stopwatch.time("model"):
-                return self._scored(pixels, valid_pixels, size=self.batch_size, fills=self.start_up.compiled)
+                return self._scored(pixels, valid_pixels, indices, size=self.batch_size, fills=self.start_up.compiled)
 
         try:
             scores, are_maps_finite = self._in_turn(work)
@@ -188,15 +202,43 @@ class Scorer:
                 raise RunError(msg)
         return scores
 
+    def group_error(self, group: str | None) -> str | None:
+        """Return why an image of a group cannot be scored, in one line; None where it can."""
+        if self._groups is None or group in self._groups:
+            return None
+        known = ", ".join(list(self._groups)[:SHOWN_GROUPS]) + (", ..." if len(self._groups) > SHOWN_GROUPS else "")
+        return (
+            f"the bundle's memory bank has no normal images of {self.group_column}={group}, only of {known}; calibrate "
+            "with normal images of each."
+        )
+
+    def _group_indices(self, groups: Sequence[str | None] | None, *, num_images: int) -> npt.NDArray[np.int64]:
+        """Return the zero-based group of each image in the memory bank."""
+        if self._groups is None:
+            return np.zeros(num_images, np.int64)
+        assert groups is not None
+        assert len(groups) == num_images
+        for group in groups:
+            error = self.group_error(group)
+            if error is not None:
+                msg = f"An image cannot be scored: {error}"
+                raise RunError(msg)
+        return np.array([self._groups[str(group)] for group in groups], np.int64)
+
     def _scored(
-        self, pixels: npt.NDArray[np.uint8], valid_pixels: npt.NDArray[np.bool_], *, size: int, fills: bool = False
+        self,
+        pixels: npt.NDArray[np.uint8],
+        valid_pixels: npt.NDArray[np.bool_],
+        groups: npt.NDArray[np.int64],
+        *,
+        size: int,
+        fills: bool = False,
     ) -> tuple[Scores, bool]:
         """Queue all batches, wait for the device once, and bring the scores back; and whether the maps are finite."""
         num_valid = valid_pixels.reshape(len(pixels), -1).sum(axis=1).tolist()
         counts = np.array([num_top_pixels(number, topk_fraction=self._topk_fraction) for number in num_valid])
-        found = [
-            self._score_batch(batch) for batch in self._batches.of([pixels, valid_pixels, counts], size, fills=fills)
-        ]
+        arrays = [pixels, valid_pixels, groups, counts]
+        found = [self._score_batch(batch) for batch in self._batches.of(arrays, size, fills=fills)]
 
         def together(parts: Iterable[torch.Tensor]) -> npt.NDArray[Any]:
             return torch.cat([*parts])[: len(pixels)].cpu().numpy()
@@ -274,7 +316,7 @@ class Scorer:
     def _try(self, size: int) -> None:
         """Score black images, and wait for the device."""
         shape = (size, self.image_size, self.image_size)
-        self._scored(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), size=size)
+        self._scored(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), np.zeros(size, np.int64), size=size)
 
     def _in_turn(self, work: Callable[[], _T]) -> _T:
         """Do work that uses the device: one call at a time, without graph, on a GPU in its thread."""

@@ -118,7 +118,7 @@ def ray_environment() -> dict[str, str]:
 def run_here(*flags: str, job: str = "finetune.py") -> Finished:
     """Run a job in this process: on the cluster that it holds, else a command that asks Ray for nothing."""
     output = io.StringIO()
-    connected = ray.is_initialized()
+    connected, handler = ray.is_initialized(), signal.getsignal(signal.SIGINT)
     with (
         mock.patch.object(sys, "argv", [job, *flags]),
         contextlib.redirect_stdout(output),
@@ -129,6 +129,7 @@ def run_here(*flags: str, job: str = "finetune.py") -> Finished:
         except SystemExit as stop:
             code = int(str(stop.code))
     assert ray.is_initialized() == connected
+    assert signal.getsignal(signal.SIGINT) is handler  # Ray Train would leave its own
     return Finished(returncode=code, output=output.getvalue())
 
 

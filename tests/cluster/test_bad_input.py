@@ -9,6 +9,8 @@ import pytest
 from job_runner import SMALL_RUN, Bucket, Finished, run_here
 from PIL import Image
 
+from feclip.cluster.session import JOB_VARIABLE
+
 pytestmark = pytest.mark.cluster
 
 
@@ -149,3 +151,13 @@ def test_more_gpus_than_there_are(small_mvtec: Path, tmp_path: Path) -> None:
         "--cluster.use_gpu", "true", "--cluster.num_workers", "4", "--optim.batch_size", "64",
     )  # fmt: skip
     is_clear(done, "cluster.num_workers=4", output=tmp_path / "out", code=2)
+
+
+def test_a_submitted_job_refuses_a_relative_path(
+    small_mvtec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs in an unpacked copy of the working directory that is deleted afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(JOB_VARIABLE, "{}")
+    done = run_here("--data.root", str(small_mvtec), *SMALL_RUN, "--output", "runs/lost")
+    is_clear(done, "output is the relative path 'runs/lost'", "give an absolute path", output=tmp_path / "runs", code=2)

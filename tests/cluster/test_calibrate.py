@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pytest
 from job_runner import Finished, run_here
 from odd_files import GOOD
-from small_archive import BAD_FILES, KINDS, NUM_OBJECTS, OPTIONS, table_of
+from small_archive import BAD_FILES, KINDS, NUM_IMAGES, NUM_OBJECTS, OPTIONS, table_of
 
 from feclip.bundle import read_bundle
 
@@ -96,3 +96,40 @@ def test_images_with_errors_are_scored_once_more_when_asked(
     for old, now in zip(before, after, strict=True):
         if old["image_logit"] is not None:
             assert now["image_logit"] == pytest.approx(old["image_logit"], abs=1e-5)
+
+
+def test_a_memory_bank_of_each_line_scores_and_its_images_fit_no_threshold(
+    bundle: str, archive: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = ("--listing.exclude", "*é*,*of 100%*")  # all images but the odd ones
+    flags = ("--bundle", bundle, "--normals", str(archive), *good, "--score.precision", "float32")
+    bank = ("--memory_bank", "3", "--bank.group_column", "line", "--calibrate.percentiles", "90")
+    done = run_here(*flags, *bank, "--output", "banked", job="calibrate.py")
+    assert done.returncode == 0, done.output
+    calibrated = read_bundle("banked")
+    assert calibrated.memory_bank is not None
+    assert calibrated.memory_bank.groups == {"0": 3, "1": 3}
+    assert calibrated.model_id != read_bundle(bundle).model_id
+    assert calibrated.calibration is not None
+    roles = calibrated.images["role"].to_pylist()
+    assert roles.count("memory_bank") == 6
+    assert roles.count("calibrated") == NUM_IMAGES - 6
+    assert "6 normals are in the memory bank and fit no threshold" in caplog.text
+    table = table_of("banked/_normals")
+    banked = set(calibrated.images.filter(pa.compute.field("role") == "memory_bank")["sha256"].to_pylist())
+    others = [row["image_logit"] for row in table.to_pylist() if row["sha256"] not in banked]
+    assert calibrated.calibration.threshold("image_logit") == np.quantile(others, 0.9, method="inverted_cdf")
+
+    again = run_here(*flags, *bank, "--output", "banked", job="calibrate.py")
+    assert again.returncode == 0, again.output
+    other = run_here(*flags, *bank, "--bank.seed", "1", "--output", "banked", job="calibrate.py")
+    assert other.returncode == 1
+    assert "was begun with another memory bank; choose another output" in other.error_line
+    twice = run_here("--bundle", "banked", *flags[2:], *bank, "--output", "twice", job="calibrate.py")
+    assert twice.returncode == 1
+    assert "has a memory bank already" in twice.error_line
+    scored = run_here("--bundle", "banked", "--archive", str(archive), *good, "--output", "scores", job="score.py")
+    assert scored.returncode == 0, scored.output
+    elsewhere = run_here("--bundle", "banked", "--archive", f"{archive}/line=0", "--output", "plain", job="score.py")
+    assert elsewhere.returncode == 1
+    assert "have no column line, by which the bundle's memory bank is divided" in elsewhere.error_line

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from job_runner import SMALL_RUN, JobRunner, run_here, wait_for
+from job_runner import SMALL_RUN, JobRunner, wait_for
 from small_sweep import SMALL_SWEEP, write_space
 
 pytestmark = pytest.mark.cluster
@@ -46,6 +46,7 @@ def test_training_goes_on_after_an_interrupt(run_job: JobRunner, small_mvtec: Pa
     assert "epoch 1/40" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_sweep_ends_as_interrupted_and_holds_nothing(run_job: JobRunner, small_mvtec: Path) -> None:
     space = write_space(run_job.cwd / "space.yaml", model__fusion_weight={"loguniform": [0.01, 1.0]})
@@ -57,13 +58,3 @@ def test_an_interrupted_sweep_ends_as_interrupted_and_holds_nothing(run_job: Job
     assert "tune.py: interrupted; submit the same command again to go on" in said
     assert "Traceback" not in said_by_the_job(said)
     assert not list((run_job.cwd / "run").glob("_held-*"))
-
-
-@pytest.mark.usefixtures("interruptible", "local_ray")
-def test_training_leaves_the_interrupts_of_a_program_alone(tmp_path: Path, small_mvtec: Path) -> None:
-    """Ray Train's handler stays when its run has ended; ours is put back."""
-    before = signal.getsignal(signal.SIGINT)
-    flags = ("--data.root", str(small_mvtec), *SMALL_RUN, "--output", str(tmp_path / "run"), "--optim.epochs", "1")
-    done = run_here(*flags)
-    assert done.returncode == 0, done.output
-    assert signal.getsignal(signal.SIGINT) is before

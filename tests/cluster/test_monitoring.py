@@ -180,7 +180,8 @@ def test_training_is_shown_while_it_runs(endpoint: str, run: str, small_run: tup
 def test_json_lines_of_driver_and_workers_name_one_run(
     run_job: JobRunner, small_run: tuple[str, ...], tmp_path: Path
 ) -> None:
-    done = run_job(*small_run, "--output", str(tmp_path / "bundle"), "--log.format", "json", "--log.every", "0")
+    flags = (*small_run, "--cluster.num_workers", "1", "--output", str(tmp_path / "bundle"))
+    done = run_job(*flags, "--log.format", "json", "--log.every", "0")
     assert done.returncode == 0, done.output
     lines = [json.loads(line) for line in done.output.splitlines()]
     assert {line["run"] for line in lines} == {lines[0]["run"]}
