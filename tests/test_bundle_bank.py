@@ -1,5 +1,6 @@
 """A bundle with a memory bank: made, written, read, scored with, and refused where it is not what it must be."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from feclip.bundle_record import encode_json, sealed
 from feclip.errors import BundleError, DataError, RunError
 from feclip.scoring import BankImages, Scorer, build_bank
 from feclip.scoring import bank as module
+
+Rows = dict[str, torch.Tensor]
 
 
 def images(num: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,15 +140,13 @@ def test_another_input_is_refused(banked: Bundle) -> None:
 
 def rewritten(folder: Path, name: str, content: bytes) -> None:
     """Change a file of a bundle as whoever forged it would: with the digests made right."""
-    import hashlib  # noqa: PLC0415 - here alone
-
     (folder / name).write_bytes(content)
     record = json.loads((folder / "config.json").read_bytes())
     record["files"][name] = hashlib.sha256(content).hexdigest()
     (folder / "config.json").write_bytes(encode_json(sealed(record)))
 
 
-def with_rows(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+def with_rows(change: Callable[[Rows], None]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         rows = load_file(folder / "memory_bank.safetensors")
         change(rows)
@@ -170,17 +171,33 @@ def without_rows(folder: Path) -> None:
     (folder / "config.json").write_bytes(encode_json(sealed(record)))
 
 
+def lacking(rows: Rows) -> None:
+    del rows["tap_1.group_0"]
+
+
+def too_long(rows: Rows) -> None:
+    rows["tap_0.group_0"] *= 2
+
+
+def of_another_type(rows: Rows) -> None:
+    rows["tap_0.group_1"] = rows["tap_0.group_1"].float()
+
+
+def not_finite(rows: Rows) -> None:
+    rows["tap_0.group_0"][0, 0] = torch.nan
+
+
+def turned_round(rows: Rows) -> None:
+    rows["tap_0.group_0"][0] *= -1
+
+
 DAMAGES = {
     "both files": without_rows,
-    "does not hold the rows of 2 taps and 2 groups": with_rows(lambda rows: rows.pop("tap_1.group_0") and None),
-    "must be float16 rows of unit length": with_rows(
-        lambda rows: rows.update({"tap_0.group_0": rows["tap_0.group_0"] * 2})
-    ),
-    "tap_0.group_1 must be float16": with_rows(
-        lambda rows: rows.update({"tap_0.group_1": rows["tap_0.group_1"].float()})
-    ),
-    "not finite": with_rows(lambda rows: rows["tap_0.group_0"].fill_(torch.nan) and None),
-    "model_id is not the digest": with_rows(lambda rows: rows["tap_0.group_0"][0].neg_() and None),
+    "does not hold the rows of 2 taps and 2 groups": with_rows(lacking),
+    "tap_0.group_0 must be float16 rows of unit length": with_rows(too_long),
+    "tap_0.group_1 must be float16": with_rows(of_another_type),
+    "not finite": with_rows(not_finite),
+    "model_id is not the digest": with_rows(turned_round),
     "groups is not what it must be": with_field("groups", {"a": 0, "b": 1}),
     "group_column is not what it must be": with_field("group_column", ""),
     "max_distance is not what it must be": with_field("max_distance", 3),

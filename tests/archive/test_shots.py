@@ -76,7 +76,7 @@ def test_an_image_without_a_group_is_named(tmp_path: Path) -> None:
 
 def test_an_anomalous_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
-    (tmp_path / "m.csv").write_text("path,label\na.png,anomalous\n")
+    (tmp_path / "m.csv").write_text("path,label\na.png,1\n")
     source = Source(archive=None, manifest=str(tmp_path / "m.csv")).identified()
     with pytest.raises(DataError, match=r"a\.png is labelled anomalous; a memory bank is made of normal images alone"):
         chosen(source, ShotRequest(shots=1, group_column=None, seed=0))

@@ -73,7 +73,10 @@ def test_the_logit_of_a_third_of_the_sum_has_the_order_of_the_sum(
     first: float, second: float, near: float, far: float
 ) -> None:
     logits, distances = torch.tensor([first, second]), torch.tensor([near, far])
-    sums = [1 / (1 + math.exp(-logit)) + distance for logit, distance in zip(logits, distances, strict=True)]
+    sums = [
+        1 / (1 + math.exp(-logit)) + distance
+        for logit, distance in zip(logits.tolist(), distances.tolist(), strict=True)
+    ]
     found = add_distances(logits, distances)
     assert found.isfinite().all()
     assert found.double().sigmoid().tolist() == pytest.approx([total / 3 for total in sums], abs=1e-6)
