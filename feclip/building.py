@@ -6,7 +6,7 @@ import pyarrow as pa
 import torch
 
 from feclip.config import DataConfig, Device, ModelConfig
-from feclip.data import LabelledImages, assign_splits, read_manifest, read_mvtec
+from feclip.data import LabelledImages, assign_splits, read_layout, read_manifest
 from feclip.demo import backbone as demo
 from feclip.errors import ConfigError
 from feclip.model import FeClipModel, Tokenizer, build_prompts, resolve_tap_blocks
@@ -113,7 +113,7 @@ def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:
         table = read_manifest(config.manifest, root=config.root)
     else:
         assert config.root is not None  # FinetuneConfig requires one of the two
-        table = read_mvtec(config.root, categories=config.categories, require_defects=True)
+        table = read_layout(config.root, layout=str(config.layout), categories=config.categories, trains=True)
     return assign_splits(
         table,
         protocol=str(config.protocol),

@@ -114,6 +114,7 @@ class Layout(StrEnum):
     btad = "btad"
     mpdd = "mpdd"
     dtd = "dtd"
+    dagm = "dagm"
 
 
 class EvaluatedSplit(StrEnum):

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from feclip.config.checks import require, require_member, require_seed, require_texts, require_uris
+from feclip.config.checks import require, require_seed, require_texts, require_uris
 from feclip.config.choices import Comparison, Dataset, EvaluatedSplit, Layout
 from feclip.config.cluster import ClusterConfig
-from feclip.config.finetuning import DataConfig
+from feclip.config.finetuning import DataConfig, require_layout
 from feclip.config.lists import Names, Shares
 from feclip.config.scoring import ScoringConfig
 
@@ -23,7 +23,7 @@ class EvaluationDataConfig:
     manifest: str | None = None
     """Parquet or CSV table, one row per image, instead of a folder."""
     layout: Layout = Layout.auto
-    """Layout of the folder: MVTec AD, VisA, BTAD, MPDD or DTD-Synthetic; auto looks at its upper levels."""
+    """Layout of the folder: MVTec AD, VisA, BTAD, MPDD, DTD-Synthetic or DAGM; auto looks at its upper levels."""
     categories: Names | None = None
     """Categories to judge, written screw,grid; null takes all."""
     fractions: Shares | None = None
@@ -37,7 +37,7 @@ class EvaluationDataConfig:
 
     def __post_init__(self) -> None:
         require_uris("data.", root=self.root, manifest=self.manifest)
-        require_member("data.layout", self.layout, Layout)
+        require_layout(self.layout, manifest=self.manifest)
         require("data.num_workers", self.num_workers, rule="at least 1", holds=self.num_workers >= 1)
         if self.seed is not None:
             require_seed("data.seed", self.seed)
@@ -45,9 +45,6 @@ class EvaluationDataConfig:
             DataConfig(fractions=self.fractions)
         if self.root is None and self.manifest is None:
             msg = "data.root or data.manifest is required: a folder of labelled images, or a table of them."
-            raise ValueError(msg)
-        if self.manifest is not None and self.layout is not Layout.auto:
-            msg = f"data.layout is {self.layout}, but data.manifest names the images; leave one of them out."
             raise ValueError(msg)
 
 

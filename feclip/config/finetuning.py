@@ -4,23 +4,33 @@ import math
 from dataclasses import dataclass, field
 
 from feclip.config.checks import require, require_member, require_seed, require_uris
-from feclip.config.choices import JpegDecoding, Precision, PrefixCache, Protocol, Resize, ValidRegion
+from feclip.config.choices import JpegDecoding, Layout, Precision, PrefixCache, Protocol, Resize, ValidRegion
 from feclip.config.cluster import ClusterConfig
 from feclip.config.lists import Names, Shares
 from feclip.config.model import ModelConfig
 
-__all__ = ["SPEED_FIELDS", "DataConfig", "FinetuneConfig", "LossConfig", "OptimConfig"]
+__all__ = ["SPEED_FIELDS", "DataConfig", "FinetuneConfig", "LossConfig", "OptimConfig", "require_layout"]
 
 SPEED_FIELDS = ("optim.gradient_checkpointing", "optim.prefix_cache", "optim.prefix_cache_folder")
 """Fields that trade time for memory and change a result by rounding alone; a resumed run may have others."""
 
 
+def require_layout(layout: Layout, *, manifest: str | None) -> None:
+    """Refuse what is no layout, and one where a manifest names the images."""
+    require_member("data.layout", layout, Layout)
+    if manifest is not None and layout is not Layout.auto:
+        msg = f"data.layout is {layout}, but data.manifest names the images; leave one of them out."
+        raise ValueError(msg)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The labelled images: an MVTec folder or a manifest."""
+    """The labelled images: a folder or a manifest."""
 
     root: str | None = None
-    """Folder or s3:// prefix of the MVTec layout; with a manifest, what its relative paths start from."""
+    """Folder or s3:// prefix of the data set; with a manifest, what its relative paths start from."""
+    layout: Layout = Layout.auto
+    """Layout of the folder: MVTec AD, VisA, BTAD, MPDD, DTD-Synthetic or DAGM; auto looks at its upper levels."""
     categories: Names | None = None
     """Categories to use, written screw,grid; null takes all."""
     manifest: str | None = None
@@ -45,6 +55,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require_uris("data.", root=self.root, manifest=self.manifest)
+        require_layout(self.layout, manifest=self.manifest)
         require_member("data.resize", self.resize, Resize)
         require_member("data.valid_region", self.valid_region, ValidRegion)
         require_member("data.jpeg_decoding", self.jpeg_decoding, JpegDecoding)
@@ -155,7 +166,7 @@ class FinetuneConfig:
         object.__setattr__(self, "model", self.model.settled())  # a run, its resumption and its bundle say the same
         require_seed("seed", self.seed)
         if self.optim.epochs and self.data.root is None and self.data.manifest is None:
-            msg = "data.root or data.manifest is required: an MVTec folder, or a Parquet or CSV table of images."
+            msg = "data.root or data.manifest is required: a folder of labelled images, or a table of them."
             raise ValueError(msg)
         if self.optim.epochs and self.optim.batch_size < self.cluster.num_workers:
             msg = (

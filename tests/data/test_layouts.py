@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from feclip.building import read_labelled
+from feclip.config import DataConfig, Layout
 from feclip.data import find_layout, join_uri, read_layout
 from feclip.errors import DataError
 
@@ -20,6 +22,9 @@ DTD = ("Woven_001/train/good/000.png", "Woven_001/test/good/000.png", "Woven_001
        "Woven_001/ground_truth/bad/000_mask.png")  # fmt: skip
 MPDD = ("tubes/train/good/0.png", "tubes/test/good/1.png", "tubes/test/anomalous/0.png",
         "tubes/ground_truth/anomalous/0_mask.png")  # fmt: skip
+DAGM = ("Class1/Train/0001.PNG", "Class1/Train/0002.PNG", "Class1/Train/Label/0002_label.PNG",
+        "Class1/Test/0001.PNG", "Class1/Test/0003.PNG", "Class1/Test/Label/0003_label.PNG",
+        "Class1/Test/Label/Labels.txt", "Class2/Test/0001.PNG")  # fmt: skip
 
 
 def tree(root: Path, *names: str, table: str | None = None) -> str:
@@ -92,6 +97,66 @@ def test_dtd_and_mpdd_share_the_layout_of_mvtec(
     assert (bad["defect_type"], bad["mask_uri"]) == (defect, join_uri(root, names[-1]))
 
 
+def test_dagm_tells_anomalous_images_by_their_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tree(tmp_path, *DAGM)
+    assert find_layout(root) == "dagm"
+    with caplog.at_level("INFO"):
+        rows = read_layout(root).to_pylist()
+    assert "1 anomalous images of Train are left out" in caplog.text
+    assert [(row["path"], row["subset"], row["label"], row["has_mask"]) for row in rows] == [
+        ("Class1/Test/0001.PNG", "test", 0, True),
+        ("Class1/Test/0003.PNG", "test", 1, True),
+        ("Class1/Train/0001.PNG", "train", 0, True),
+        ("Class2/Test/0001.PNG", "test", 0, False),
+    ]
+    assert rows[1]["mask_uri"] == join_uri(root, DAGM[5])
+    assert read_layout(root, layout="dagm", categories=["Class2"]).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "categories", "message"),
+    [
+        ("Class1/Test/Label/0009_label.PNG", None, r"0009_label\.PNG is the label of no image"),
+        ("Class1/Test/0001.bmp", None, r"several images are called Class1/Test/0001, so their label is ambiguous"),
+        ("Class1/notes.txt", ["Class9"], r"no images of category Class9; available: Class1, Class2"),
+    ],
+)
+def test_what_is_not_as_dagm_has_it_is_one_line(
+    tmp_path: Path, more: str, categories: list[str] | None, message: str
+) -> None:
+    root = tree(tmp_path, *DAGM, more)
+    with pytest.raises(DataError, match=message) as raised:
+        read_layout(root, categories=categories)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(DataError, match="holds no images in DAGM's layout"):
+        read_layout(str(tmp_path / "Class1"), layout="dagm")
+
+
+def test_what_trains_needs_anomalous_images_in_every_layout(tmp_path: Path) -> None:
+    dagm = tree(tmp_path / "dagm", *DAGM)
+    assert read_layout(dagm, categories=["Class1"], trains=True).num_rows == 3
+    with pytest.raises(DataError, match="category Class2 has no anomalous images; training needs some"):
+        read_layout(dagm, trains=True)
+    visa = tree(tmp_path / "visa", table=VISA.replace("test,anomaly", "test,normal", 1))
+    with pytest.raises(DataError, match="category candle has no anomalous images; training needs some"):
+        read_layout(visa, trains=True)
+    btad = tree(tmp_path / "btad", *(name for name in BTAD if "ground_truth/ko/1" not in name))
+    with pytest.raises(DataError, match=r"01/test/ko/1\.bmp is anomalous but has no mask; expected 01/ground_truth/ko"):
+        read_layout(btad, trains=True)
+
+
+def test_fine_tuning_reads_every_layout_and_divides_it(tmp_path: Path) -> None:
+    table = read_labelled(DataConfig(root=tree(tmp_path, table=VISA)), seed=0)
+    assert dict(zip(table["path"].to_pylist(), table["split"].to_pylist(), strict=True)) == {
+        "candle/Data/Images/Normal/0000.JPG": "calibration",
+        "candle/Data/Images/Normal/0001.JPG": "train",
+        "candle/Data/Images/Anomaly/000.JPG": "train",
+        "pcb1/Data/Images/Anomaly/000.JPG": "train",
+    }
+    with pytest.raises(ValueError, match=r"data\.layout is visa, but data\.manifest names the images"):
+        DataConfig(manifest="/data/labels.csv", layout=Layout.visa)
+
+
 def test_masks_may_be_absent_where_nothing_is_trained(tmp_path: Path) -> None:
     root = tree(tmp_path, *(name for name in DTD if "ground_truth" not in name))
     assert read_layout(root)["has_mask"].to_pylist() == [False] * 3
@@ -102,7 +167,7 @@ def test_an_ambiguous_and_an_unknown_layout_are_one_line(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"could have several layouts.*\(mvtec\).*; name one with data\.layout"):
         read_layout(both)
     assert read_layout(both, layout="btad", categories=["01"]).num_rows == 3
-    with pytest.raises(DataError, match="must be auto or one of mvtec, visa, btad, mpdd, dtd, got 'coco'"):
+    with pytest.raises(DataError, match="must be auto or one of mvtec, visa, btad, mpdd, dtd, dagm, got 'coco'"):
         read_layout(both, layout="coco")
     with pytest.raises(DataError, match="holds no images in MVTec layout"):
         read_layout(tree(tmp_path / "none", "a.png"))
