@@ -8,11 +8,8 @@ mean, tables                          <-  count the pixels of a slice; judge a c
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,18 +22,15 @@ from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
 from feclip.cluster.slices import mapped
-from feclip.config import EvaluateConfig, ScoreConfig, changed_fields
+from feclip.config import EvaluateConfig, ScoreConfig
 from feclip.data import (
-    MAX_JSON_BYTES,
     InputOptions,
     check_writable,
     exists,
     join_uri,
-    parse_json,
-    read_bytes,
     write_bytes,
 )
-from feclip.errors import FeclipError, RunError
+from feclip.errors import FeclipError
 from feclip.evaluation import (
     PRESETS,
     CategoryResult,
@@ -46,6 +40,9 @@ from feclip.evaluation import (
     count_pixels,
     data_digest,
     find_dataset,
+    holds_result,
+    identity_digest,
+    identity_of,
     image_rows,
     judge_category,
     look,
@@ -60,18 +57,18 @@ from feclip.evaluation import (
     scored_manifest,
     screen,
     select_images,
+    take_output,
 )
 from feclip.holding import holding
 from feclip.metrics import PixelCounts
 from feclip.progress import Progress
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "is_evaluated"]
 
 logger = logging.getLogger(__name__)
 
 IMAGES_PER_TASK = 32
 NUM_RESAMPLES = 1000
-CLAIM_FILE = "evaluation.json"
 MANIFEST_FILE = "images.parquet"
 REPORT_FILE = "metrics.md"
 
@@ -83,11 +80,7 @@ def evaluate(config: EvaluateConfig) -> str:
         FeclipError: One line that says what is wrong. Images that were scored stay scored.
     """
     use_endpoint(config.cluster)
-    config = _absolute(config)
-    preset = PRESETS[config.preset]
-    config = dataclasses.replace(config, score=preset_scoring(config.score, preset))
-    trained = [read_bundle(uri) for uri in config.bundle]
-    bundles = [preset_bundle(bundle, preset) for bundle in trained]
+    config, bundles = _settled(config)
     for bundle in bundles:
         if bundle.calibration is not None:
             bundle.calibration.require_statistics(config.score.statistic_options)
@@ -100,10 +93,10 @@ def evaluate(config: EvaluateConfig) -> str:
     with session(config.cluster):
         selections, known = _looked_at(selections, bundles=bundles, config=config)
         digests = [data_digest(images) for images in selections]
-        identity = _identity(config, bundles=bundles, digests=digests)
-        output = config.output or join_uri(config.bundle[0], EVALUATIONS_FOLDER, _digest(identity))
+        identity = identity_of(config, bundles=bundles, digests=digests)
+        output = config.output or join_uri(config.bundle[0], EVALUATIONS_FOLDER, identity_digest(identity))
         with holding(output):
-            _claim(output, identity=identity)
+            take_output(output, identity=identity)
             judgements = []
             for bundle, images, found, digest in zip(bundles, selections, known, digests, strict=True):
                 folder = join_uri(output, EVALUATION_SCORES_FOLDER, f"{bundle.model_id[:12]}-{digest[:8]}")
@@ -116,6 +109,31 @@ def evaluate(config: EvaluateConfig) -> str:
     logger.info("%s\n\n%s\n", source, screen(evaluation, paper=shown))
     logger.info("Evaluation written to %s", output)
     return output
+
+
+def is_evaluated(config: EvaluateConfig) -> bool:
+    """Tell whether the output holds the whole result of this evaluation, as far as that is seen without an image.
+
+    Images that were changed since are not noticed; `evaluate` looks at them again.
+
+    Args:
+        config: With an output of its own.
+
+    Raises:
+        FeclipError: If a bundle cannot be read.
+    """
+    use_endpoint(config.cluster)
+    config, bundles = _settled(config)
+    assert config.output is not None
+    return exists(join_uri(config.output, REPORT_FILE)) and holds_result(config.output, config=config, bundles=bundles)
+
+
+def _settled(config: EvaluateConfig) -> tuple[EvaluateConfig, list[Bundle]]:
+    """Return the config with absolute paths and all that its preset fixes, and the bundles as they are judged."""
+    config = _absolute(config)
+    preset = PRESETS[config.preset]
+    config = dataclasses.replace(config, score=preset_scoring(config.score, preset))
+    return config, [preset_bundle(read_bundle(uri), preset) for uri in config.bundle]
 
 
 def _absolute(config: EvaluateConfig) -> EvaluateConfig:
@@ -191,48 +209,6 @@ def _look(rows: pa.Table, *known: pa.Table, num_threads: int) -> object:
         return look(rows, known, num_threads=num_threads)
     except FeclipError as error:
         return error
-
-
-def _identity(config: EvaluateConfig, *, bundles: Sequence[Bundle], digests: Sequence[str]) -> dict[str, Any]:
-    """Return as JSON all that a number of this evaluation depends on."""
-    calibrations = [bundle.calibration for bundle in bundles]
-    return {
-        "model_ids": [bundle.model_id for bundle in bundles],
-        "calibration_ids": [None if found is None else found.calibration_id for found in calibrations],
-        "data_digests": list(digests),
-        "split": None if config.split is None else str(config.split),
-        "preset": config.preset,
-        "smoothing_sigma": float(config.score.smoothing_sigma),
-        "topk_fraction": float(config.score.topk_fraction),
-        "precision": str(config.score.precision),
-        "compile": config.score.compile,
-        "jpeg_decoder": str(config.score.jpeg_decoder),
-    }
-
-
-def _digest(identity: dict[str, Any]) -> str:
-    """Return the name of a folder that only this very evaluation has."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _claim(output: str, *, identity: dict[str, Any]) -> None:
-    """Write whose an output is that is held.
-
-    Raises:
-        RunError: If it belongs to another evaluation; each difference is named.
-    """
-    where = join_uri(output, CLAIM_FILE)
-    if exists(where):
-        try:
-            changes = changed_fields(parse_json(read_bytes(where, max_bytes=MAX_JSON_BYTES)), identity)
-        except (ValueError, AttributeError) as error:
-            msg = f"{where} is no record of an evaluation ({error}); choose another output."
-            raise RunError(msg) from error
-        if changes:
-            listed = "; ".join(f"{name} was {old!r}, now {new!r}" for name, (old, new) in changes.items())
-            msg = f"{output} belongs to another evaluation: {listed}. Choose another output."
-            raise RunError(msg)
-    write_bytes(where, (json.dumps(identity, indent=1) + "\n").encode())
 
 
 def _write(evaluation: Evaluation, *, report: str, output: str) -> None:

@@ -1,8 +1,10 @@
 """A bundle judged on labelled images: presets, the leakage guard, numbers from a score table, tables, the paper."""
 
+from feclip.evaluation.cells import code, header, line, on_screen
+from feclip.evaluation.claim import holds_result, identity_digest, identity_of, take_output
 from feclip.evaluation.guard import Look, data_digest, look, require_sound, require_unknown
 from feclip.evaluation.judging import CategoryResult, count_pixels, image_rows, judge_category, mean_result
-from feclip.evaluation.paper import PAPER, PaperRow, find_dataset
+from feclip.evaluation.paper import PAPER, PAPER_RECIPE, PaperRow, find_dataset
 from feclip.evaluation.presets import PRESETS, Preset, override_of, preset_bundle, preset_scoring
 from feclip.evaluation.results import RESULT_SCHEMA, Evaluation, Judgement
 from feclip.evaluation.selection import check_selection, read_images, scored_manifest, select_images
@@ -10,6 +12,7 @@ from feclip.evaluation.tables import markdown, screen
 
 __all__ = [
     "PAPER",
+    "PAPER_RECIPE",
     "PRESETS",
     "RESULT_SCHEMA",
     "CategoryResult",
@@ -19,14 +22,21 @@ __all__ = [
     "PaperRow",
     "Preset",
     "check_selection",
+    "code",
     "count_pixels",
     "data_digest",
     "find_dataset",
+    "header",
+    "holds_result",
+    "identity_digest",
+    "identity_of",
     "image_rows",
     "judge_category",
+    "line",
     "look",
     "markdown",
     "mean_result",
+    "on_screen",
     "override_of",
     "preset_bundle",
     "preset_scoring",
@@ -36,4 +46,5 @@ __all__ = [
     "scored_manifest",
     "screen",
     "select_images",
+    "take_output",
 ]

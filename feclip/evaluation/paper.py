@@ -6,7 +6,20 @@ from types import MappingProxyType
 
 from feclip.errors import DataError
 
-__all__ = ["PAPER", "PaperRow", "find_dataset"]
+__all__ = ["PAPER", "PAPER_RECIPE", "PAPER_RUNS", "PaperRow", "find_dataset"]
+
+PAPER_RUNS = 5
+PAPER_RECIPE: Mapping[str, str | int | float] = MappingProxyType(
+    {
+        "backbone": "ViT-L-14-336",
+        "pretrained": "openai",
+        "image_size": 336,
+        "epochs": 9,
+        "batch_size": 16,
+        "learning_rate": 5e-4,
+    }
+)
+"""How the paper trains (Section 4.2), by names of config fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +35,16 @@ class PaperRow:
     """Which curve is integrated the paper does not say; the peers' code takes 200 thresholds."""
     trained_on: str
     categories: frozenset[str]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers, in per cent, by the names of ours that they are set beside."""
+        return {
+            "image_auroc": self.image_auroc,
+            "image_ap": self.image_ap,
+            "pixel_auroc": self.pixel_auroc,
+            "aupro_community": self.pro,
+        }
 
 
 def _row(

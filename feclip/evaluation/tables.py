@@ -1,11 +1,11 @@
 """An evaluation for people: Markdown with a table of images, of pixels, of decisions, and the paper beside it."""
 
-import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
+from feclip.evaluation.cells import code, header, line, on_screen, plain
 from feclip.evaluation.judging import FPRS
-from feclip.evaluation.paper import PaperRow
+from feclip.evaluation.paper import PAPER_RECIPE, PAPER_RUNS, PaperRow
 from feclip.evaluation.results import Evaluation, Judgement, Spread, spread
 
 __all__ = ["markdown", "screen"]
@@ -50,9 +50,7 @@ COMPARED: Mapping[str, str] = MappingProxyType(
     }
 )
 MARK = "†"
-_MARKS = {ord(mark): f"&#{ord(mark)};" for mark in "|`[]*\\"}
-_CODE_MARKS = str.maketrans("`|", "'/")
-PAPER_BACKBONE, PAPER_SIZE, PAPER_RUNS = "ViT-L-14-336", 336, 5
+PAPER_INPUT = (PAPER_RECIPE["backbone"], PAPER_RECIPE["image_size"])
 
 
 def markdown(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
@@ -68,31 +66,13 @@ def markdown(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
 def screen(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
     """Return what fits on a screen: the tables without head and intervals, their columns aligned."""
     lines = [*_tables(evaluation, with_intervals=False), *(_comparison(evaluation, paper) if paper is not None else ())]
-    blocks: list[list[str]] = [[]]
-    for line in lines:
-        if line.startswith("|") != bool(blocks[-1] and blocks[-1][-1].startswith("|")):
-            blocks.append([])
-        blocks[-1].append(line)
-    return "\n".join(line for block in blocks for line in _aligned(block)).strip()
-
-
-def _aligned(lines: list[str]) -> list[str]:
-    """Return the lines of a table with columns of one width; other lines as they are."""
-    if not lines or not lines[0].startswith("|"):
-        return lines
-    rows = [
-        [html.unescape(cell.strip()) for cell in line.strip("|").split("|")]
-        for line in lines
-        if not line.startswith("|---")
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return on_screen(lines)
 
 
 def _head(evaluation: Evaluation) -> Iterator[str]:
     for judgement in evaluation.judgements:
         thresholds = f", thresholds {judgement.calibration_id[:12]}" if judgement.calibration_id else ""
-        yield f"- bundle: {_code(judgement.bundle)} (model_id {judgement.model_id[:12]}{thresholds})"
+        yield f"- bundle: {code(judgement.bundle)} (model_id {judgement.model_id[:12]}{thresholds})"
         yield f"- preset: {judgement.preset_text}"
         mean = judgement.mean
         yield (
@@ -104,7 +84,7 @@ def _head(evaluation: Evaluation) -> Iterator[str]:
                 f"- **{MARK} {judgement.num_trained_images} of {mean.num_images} images trained, selected or "
                 "calibrated this bundle: no number below says what it is worth on others**"
             )
-    yield f"- data: {_code(evaluation.source)}"
+    yield f"- data: {code(evaluation.source)}"
     yield f"- split: {_split_text(evaluation)}"
     yield from (f"- {note}" for note in _notes(evaluation.judgements[0]))
 
@@ -141,12 +121,12 @@ def _tables(evaluation: Evaluation, *, with_intervals: bool = True) -> Iterator[
 def _table(evaluation: Evaluation, columns: Mapping[str, str], *, title: str, with_intervals: bool) -> Iterator[str]:
     yield f"## {title}{_marked_title(evaluation)}"
     yield ""
-    yield from _header(["category", *columns.values()])
+    yield from header(["category", *columns.values()])
     rows = [(name, evaluation.result(name)) for name in evaluation.categories]
     last = "all" if title == "Decisions" else "mean"
     for name, results in [*rows, (last, evaluation.result(None))] if len(rows) > 1 else rows:
         found = {metric: spread(results, metric) for metric in columns}
-        yield _line([_plain(name), *(_cell(evaluation, *item, with_interval=with_intervals) for item in found.items())])
+        yield line([plain(name), *(_cell(evaluation, *item, with_interval=with_intervals) for item in found.items())])
     yield ""
 
 
@@ -161,37 +141,32 @@ def _by_bundle(evaluation: Evaluation) -> Iterator[str]:
     shown = {name: label for name, label in columns.items() if name in evaluation.judgements[0].mean.metrics}
     yield f"## Mean over the categories, by bundle{_marked_title(evaluation)}"
     yield ""
-    yield from _header(["bundle", *shown.values()])
+    yield from header(["bundle", *shown.values()])
     for judgement in evaluation.judgements:
         cells = [_cell(evaluation, metric, spread([judgement.mean], metric)) for metric in shown]
-        yield _line([_code(judgement.bundle.rstrip("/").rpartition("/")[2]), *cells])
+        yield line([code(judgement.bundle.rstrip("/").rpartition("/")[2]), *cells])
     yield ""
 
 
 def _comparison(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     """Yield the paper's numbers, ours and the difference, in per cent, and why they may not compare."""
-    theirs = {
-        "image_auroc": paper.image_auroc,
-        "image_ap": paper.image_ap,
-        "pixel_auroc": paper.pixel_auroc,
-        "aupro_community": paper.pro,
-    }
+    theirs = paper.metrics
     ours = {name: found for name in COMPARED if (found := spread(evaluation.result(None), name)) is not None}
     yield f"## Beside the paper: {paper.title}, per cent{_marked_title(evaluation)}"
     yield ""
-    yield from _header(["", *COMPARED.values()])
-    yield _line(["paper", *(f"{theirs[name]:.1f}" if name in theirs else "-" for name in COMPARED)])
+    yield from header(["", *COMPARED.values()])
+    yield line(["paper", *(f"{theirs[name]:.1f}" if name in theirs else "-" for name in COMPARED)])
     mark = f" {MARK}" if evaluation.is_marked else ""
-    yield _line(["ours", *(f"{100 * ours[name].value:.1f}{mark}" if name in ours else "-" for name in COMPARED)])
+    yield line(["ours", *(f"{100 * ours[name].value:.1f}{mark}" if name in ours else "-" for name in COMPARED)])
     differences = {name: 100 * ours[name].value - theirs[name] for name in theirs if name in ours}
-    yield _line(
+    yield line(
         ["difference", *(f"{differences[name]:+.1f}{mark}" if name in differences else "-" for name in COMPARED)]
     )
     yield ""
     yield (
         f"The paper: trained on {paper.trained_on}, all test images of {len(paper.categories)} categories, "
-        f"{PAPER_BACKBONE} at {PAPER_SIZE} px, mean of {PAPER_RUNS} runs. The comparison means something only where "
-        "ours is the same. Here:"
+        f"{PAPER_INPUT[0]} at {PAPER_INPUT[1]} px, mean of {PAPER_RUNS} runs. The comparison means something only "
+        "where ours is the same. Here:"
     )
     yield from (f"- {difference}" for difference in _departures(evaluation, paper))
     yield ""
@@ -206,31 +181,12 @@ def _departures(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     if len(evaluation.judgements) != PAPER_RUNS:
         yield f"{len(evaluation.judgements)} bundle(s) instead of {PAPER_RUNS} runs"
     recipes = {(judgement.recipe["backbone"], judgement.recipe["image_size"]) for judgement in evaluation.judgements}
-    for backbone, image_size in sorted(recipes - {(PAPER_BACKBONE, PAPER_SIZE)}):
-        yield f"{_plain(backbone)} at {image_size} px"
+    for backbone, image_size in sorted(recipes - {PAPER_INPUT}):
+        yield f"{plain(backbone)} at {image_size} px"
     for trained_on in sorted({str(judgement.recipe["trained_on"] or "nothing") for judgement in evaluation.judgements}):
-        yield f"trained on {_plain(trained_on)}"
+        yield f"trained on {plain(trained_on)}"
     if evaluation.is_marked:
         yield f"{MARK} images that made the bundle judge it"
-
-
-def _header(names: Sequence[str]) -> Iterator[str]:
-    yield _line(names)
-    yield "|" + "---|" * len(names)
-
-
-def _plain(text: str) -> str:
-    """Return a name that others gave as text of one line that marks nothing, in Markdown and in the HTML it becomes."""
-    return html.escape(" ".join(text.split())).translate(_MARKS)
-
-
-def _code(text: str) -> str:
-    """Return a name that others gave as code of one line, which it cannot end."""
-    return f"`{' '.join(text.split()).translate(_CODE_MARKS)}`"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _cell(evaluation: Evaluation, metric: str, found: Spread | None, *, with_interval: bool = True) -> str:
