@@ -6,6 +6,7 @@ One seed and one index name one picture, whatever the order or the process that 
 from pathlib import Path
 
 from feclip.demo.archive import write_archive
+from feclip.demo.datasets import DATASETS, write_dataset
 from feclip.demo.defects import DEFECT_TYPES, LINE_DEFECTS, Difficulty
 from feclip.demo.families import ALL_FAMILIES, FAMILIES, GENERIC_NOUN, Role, caption, noun_of
 from feclip.demo.mvtec import write_mvtec
@@ -14,6 +15,7 @@ from feclip.demo.sampling import Sample, draw_sample, render
 
 __all__ = [
     "ALL_FAMILIES",
+    "DATASETS",
     "DEFECT_TYPES",
     "FAMILIES",
     "GENERIC_NOUN",
@@ -27,6 +29,7 @@ __all__ = [
     "noun_of",
     "render",
     "write_archive",
+    "write_dataset",
     "write_mvtec",
     "write_pictures",
 ]
