@@ -47,6 +47,7 @@ DEFAULTS = {
     "model.use_ffe": True,
     "model.use_lfs": True,
     "data.root": "/data",
+    "data.layout": "auto",
     "data.categories": None,
     "data.manifest": None,
     "data.resize": "letterbox",

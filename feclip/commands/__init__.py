@@ -27,6 +27,7 @@ COMMANDS = {
     "score": Command("feclip.config:ScoreConfig", "feclip.cluster.score:score"),
     "decide": Command("feclip.config:DecideConfig", "feclip.cluster.decide:decide"),
     "evaluate": Command("feclip.config:EvaluateConfig", "feclip.cluster.evaluate:evaluate"),
+    "reproduce": Command("feclip.config:ReproduceConfig", "feclip.cluster.reproduce:reproduce"),
     "report": Command("feclip.config:ReportConfig", "feclip.report:report"),
     "predict": Command("feclip.config:PredictConfig", "feclip.prediction:predict"),
     "doctor": Command("feclip.config:DoctorConfig", "feclip.cluster.doctor:doctor"),

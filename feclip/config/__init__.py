@@ -36,6 +36,7 @@ from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, strict_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
 from feclip.config.reporting import ReportConfig
+from feclip.config.reproduction import ReproduceConfig, ReproductionDataConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -90,6 +91,8 @@ __all__ = [
     "PrefixCache",
     "Protocol",
     "ReportConfig",
+    "ReproduceConfig",
+    "ReproductionDataConfig",
     "Resize",
     "ScoreConfig",
     "ScoringConfig",

@@ -20,6 +20,7 @@ from feclip.cluster.decide import decide
 from feclip.cluster.demo import demo
 from feclip.cluster.evaluate import evaluate
 from feclip.cluster.finetune import finetune
+from feclip.cluster.reproduce import reproduce
 from feclip.cluster.score import score
 from feclip.cluster.tune import tune
 from feclip.report import report
@@ -31,6 +32,7 @@ JOBS = {
     "demo.py": (config.DemoConfig, demo),
     "evaluate.py": (config.EvaluateConfig, evaluate),
     "finetune.py": (config.FinetuneConfig, finetune),
+    "reproduce.py": (config.ReproduceConfig, reproduce),
     "report.py": (config.ReportConfig, report),
     "score.py": (config.ScoreConfig, score),
     "tune.py": (config.TuneConfig, tune),
