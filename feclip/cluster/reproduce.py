@@ -54,9 +54,10 @@ def reproduce(config: ReproduceConfig) -> str:
     logger.info("Tables written to %s", join_uri(config.output, f"{TABLE_FILE}.md"))
     if found.failures:
         step, message = next(iter(found.failures.items()))
+        told = "A step failed" if len(found.failures) == 1 else f"{len(found.failures)} steps failed, the first"
         msg = (
-            f"{len(found.failures)} steps failed and {config.output} has the numbers of the others; the first: {step}: "
-            f"{message.rstrip('.')}. Submit the same command again for what is missing."
+            f"{told}: {step}: {message.rstrip('.')}. {config.output} has the numbers of the others; submit the same "
+            "command again for what is missing."
         )
         raise RunError(msg)
     return config.output

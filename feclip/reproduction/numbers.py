@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from feclip.bundle import EVALUATION_METRICS_FILE
 from feclip.data import join_uri, parse_parquet, read_bytes
-from feclip.errors import RunError
+from feclip.errors import RunError, folded
 from feclip.evaluation import PAPER, RESULT_SCHEMA
 
 __all__ = ["CONFIDENCE", "METRICS", "Estimate", "SeedResult", "estimates", "read_result"]
@@ -99,21 +99,30 @@ def read_result(folder: str) -> SeedResult:
     where = join_uri(folder, EVALUATION_METRICS_FILE)
     try:
         table = parse_parquet(read_bytes(where)).select(RESULT_SCHEMA.names).cast(RESULT_SCHEMA)
-    except (ValueError, KeyError, pa.ArrowException) as error:
-        msg = f"{where} holds no result of an evaluation ({error}); delete its folder and submit again."
+        means = table.filter(pc.field("category").is_null()).to_pylist()
+        ((num_images, num_anomalous),) = [
+            (int(row["num_images"]), int(row["num_anomalous"])) for row in means if row["metric"] == "image_auroc"
+        ]
+        metrics = {row["metric"]: _per_cent(row["value"]) for row in means if row["metric"] in METRICS}
+    except (ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        msg = f"{where} is not the result of one bundle ({folded(str(error))}); delete its folder and submit again."
         raise RunError(msg) from error
-    means = table.filter(pc.field("category").is_null()).to_pylist()
-    counts = [(row["num_images"], row["num_anomalous"]) for row in means if row["metric"] == "image_auroc"]
-    if len(counts) != 1 or any(row["num_trained_images"] for row in means):
-        msg = f"{where} is not of one bundle on images that it has never seen; delete its folder and submit again."
+    if any(row["num_trained_images"] for row in means):
+        msg = f"{where} is judged by images that made the bundle; delete its folder and submit again."
         raise RunError(msg)
-    num_images, num_anomalous = counts[0]
     return SeedResult(
-        metrics={row["metric"]: 100 * row["value"] for row in means if row["metric"] in METRICS},
+        metrics=metrics,
         categories=frozenset(name for name in table["category"].to_pylist() if name is not None),
         num_images=num_images,
         num_anomalous=num_anomalous,
     )
+
+
+def _per_cent(value: float) -> float:
+    if not 0 <= value <= 1:
+        msg = f"a metric is {value}, not in [0, 1]"
+        raise ValueError(msg)
+    return 100 * value
 
 
 def estimates(results: Mapping[tuple[str, int], SeedResult]) -> Sequence[Estimate]:

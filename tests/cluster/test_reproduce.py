@@ -14,6 +14,7 @@ from feclip.cluster.reproduce import reproduce
 from feclip.config import Indices, ModelConfig, OptimConfig, ReproduceConfig, ReproductionDataConfig
 from feclip.demo import DATASETS, write_dataset
 from feclip.errors import RunError
+from feclip.reproduction import TRAINED_ON
 
 pytestmark = pytest.mark.cluster
 
@@ -47,38 +48,36 @@ def table(output: Path) -> dict[tuple[str, str], dict[str, str]]:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_table_of_two_sets_that_is_resumed_and_names_what_fails(sets: dict[str, str], tmp_path: Path) -> None:
+def test_a_step_that_fails_is_named_and_the_next_submission_does_it_alone(sets: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "out"
-    reproduce(config(output, sets, seeds=(0,)))
-    first = table(output)
-    assert {name for name, _ in first} == {"mvtec", "visa"}
-    for name in sets:
-        metrics = pq.read_table(next((output / "evaluations" / name).glob("*/metrics.parquet")))
-        means = metrics.filter(pc.field("category").is_null())
-        assert len(metrics.filter(pc.field("metric") == "image_auroc")) == 3  # two categories and their mean
-        for metric, value in zip(means["metric"].to_pylist(), means["value"].to_pylist(), strict=True):
-            if (name, metric) in first:
-                assert float(first[name, metric]["mean"]) == pytest.approx(100 * value)
-    assert first["visa", "image_auroc"]["paper"] == "84.6"
-    written = {path: path.stat().st_mtime_ns for path in output.rglob("metrics.parquet")}
-
     damaged = next(Path(sets["visa"]).glob("pcb1/Data/Images/Anomaly/*.JPG"))
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:100])
-    with pytest.raises(
-        RunError, match=r"1 steps failed.*evaluate seed 1 on VisA: 1 of 12 images .*Submit the same command again"
-    ):
-        reproduce(config(output, sets, seeds=(0, 1)))
+    with pytest.raises(RunError, match=r"A step failed: .*seed 3 on VisA: 1 of 12 images .*submit the same"):
+        reproduce(config(output, sets, seeds=(3,)))
     damaged.write_bytes(whole)
-    second = table(output)
-    assert (second["visa", "image_auroc"]["num_seeds"], second["mvtec", "image_auroc"]["num_seeds"]) == ("1", "2")
-    assert second["visa", "image_auroc"] == first["visa", "image_auroc"]
-    assert second["mvtec", "image_auroc"]["deviation"]
-    assert written.items() <= {path: path.stat().st_mtime_ns for path in output.rglob("metrics.parquet")}.items()
+    first = table(output)
+    assert {name for name, _ in first} == {"mvtec"}
     record = json.loads((output / "table.json").read_text())
-    assert list(record["failures"]) == ["evaluate seed 1 on VisA"]
-    assert "- failed: evaluate seed 1 on VisA: `1 of 12 images cannot be judged on" in (output / "table.md").read_text()
-    assert not list(output.glob("_held-*"))
+    assert list(record["failures"]) == ["evaluate seed 3 on VisA"]
+    assert "- failed: evaluate seed 3 on VisA: `1 of 12 images cannot be judged on" in (output / "table.md").read_text()
+
+    done = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file() and path.parent != output}
+    reproduce(config(output, sets, seeds=(3,)))
+    second = table(output)
+    assert {name for name, _ in second} == {"mvtec", "visa"}
+    assert first.items() <= second.items()
+    assert done.items() <= {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.is_file()}.items()
+    assert not json.loads((output / "table.json").read_text())["failures"]
+    assert not list(output.rglob("_held-*"))
+    for name in sets:
+        metrics = pq.read_table(output / "evaluations" / name / f"{TRAINED_ON[name]}-seed-3" / "metrics.parquet")
+        means = metrics.filter(pc.field("category").is_null())
+        assert len(metrics.filter(pc.field("metric") == "image_auroc")) == 3  # two categories and their mean
+        for metric, value in zip(means["metric"].to_pylist(), means["value"].to_pylist(), strict=True):
+            if (name, metric) in second:
+                assert float(second[name, metric]["mean"]) == pytest.approx(100 * value)
+    assert second["visa", "image_auroc"]["paper"] == "84.6"
 
 
 def test_what_is_asked_for_wrongly_is_one_line_with_its_exit_code(sets: dict[str, str], tmp_path: Path) -> None:

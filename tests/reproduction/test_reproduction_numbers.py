@@ -78,13 +78,17 @@ def test_a_result_is_the_mean_over_the_categories_in_per_cent(tmp_path: Path) ->
 
 
 def test_a_damaged_or_leaking_result_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="images that it has never seen; delete its folder"):
+    with pytest.raises(RunError, match="is judged by images that made the bundle; delete its folder"):
         read_result(write(tmp_path / "leaking", rows(num_trained=2)))
-    with pytest.raises(RunError, match="is not of one bundle"):
+    with pytest.raises(RunError, match="is not the result of one bundle"):
         read_result(write(tmp_path / "several", rows() + rows()))
-    (tmp_path / "leaking" / "metrics.parquet").write_bytes(b"PAR1")
-    with pytest.raises(RunError, match="holds no result of an evaluation"):
-        read_result(str(tmp_path / "leaking"))
+    beyond = [row | {"value": 75.0} for row in rows()]
+    with pytest.raises(RunError, match=r"a metric is 75\.0, not in \[0, 1\]"):
+        read_result(write(tmp_path / "beyond", beyond))
+    for content in (b"PAR1", b""):
+        (tmp_path / "leaking" / "metrics.parquet").write_bytes(content)
+        with pytest.raises(RunError, match="is not the result of one bundle"):
+            read_result(str(tmp_path / "leaking"))
     pq.write_table(pa.table({"value": [1.0]}), tmp_path / "leaking" / "metrics.parquet")
-    with pytest.raises(RunError, match="holds no result of an evaluation"):
+    with pytest.raises(RunError, match="is not the result of one bundle"):
         read_result(str(tmp_path / "leaking"))

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -31,7 +33,10 @@ from feclip.calibration import read_calibration
 from feclip.cli import parse_config
 from feclip.config import (
     DataConfig,
+    EvaluateConfig,
+    EvaluationDataConfig,
     FinetuneConfig,
+    Names,
     OptimConfig,
     Protocol,
     ScoringConfig,
@@ -44,6 +49,10 @@ from feclip.data import is_local, local_path, pack_valid_pixels, parse_json, rea
 from feclip.data import manifest as manifest_module
 from feclip.data import visa as visa_module
 from feclip.errors import BundleError, ConfigError, DataError, RunError, StorageError
+from feclip.evaluation import RESULT_SCHEMA, identity_of
+from feclip.evaluation import claim as evaluation_claim_module
+from feclip.reproduction import numbers as numbers_module
+from feclip.reproduction import read_result
 from feclip.score_keys import keys_of, scores_of
 from feclip.training import Claim, TrainState
 from feclip.training import claim as training_claim
@@ -154,6 +163,25 @@ TRIAL = TrialRecord(
 )
 MASK = pack_valid_pixels(np.eye(8, dtype=np.bool_))[1] or b""
 
+EVALUATION = EvaluateConfig(bundle=Names(("/runs/first",)), data=EvaluationDataConfig(root="/data"))
+
+
+def evaluation_claim(content: bytes) -> object:
+    with holding(evaluation_claim_module, content):
+        if not evaluation_claim_module.holds_result("/results", config=EVALUATION, bundles=[]):
+            message = "another evaluation"
+            raise RunError(message)
+    return content
+
+
+def result_of_an_evaluation() -> bytes:
+    row = {"metric": "image_auroc", "value": 0.5, "num_images": 9, "num_anomalous": 4, "preset": "feclip"}
+    sink = io.BytesIO()
+    whole = row | {"trained_images": False, "num_trained_images": 0}
+    pq.write_table(pa.Table.from_pylist([whole], schema=RESULT_SCHEMA), sink, write_page_checksum=True)
+    return sink.getvalue()
+
+
 RECORDS: dict[str, Reader] = {
     "bundle": Reader(bundle_record, BundleError, encode_json(record_of_a_bundle())),
     "calibration": Reader(
@@ -191,6 +219,9 @@ RECORDS: dict[str, Reader] = {
         RunError,
         json.dumps({"schema": 2, "config": plain(FINETUNE)}).encode(),
     ),
+    "claim of an evaluation": Reader(
+        evaluation_claim, RunError, json.dumps(identity_of(EVALUATION, bundles=[], digests=["d"])).encode()
+    ),
     "claim of a sweep": Reader(
         of(tuning_claim, lambda: resumed_config(TuneConfig(output="/runs/sweep", resume=True))),
         (RunError, ConfigError),
@@ -224,6 +255,9 @@ READERS = RECORDS | {
         of(visa_module, lambda: visa_module.read_visa("/data").to_pylist()),
         DataError,
         b"object,split,label,image,mask\ncandle,test,anomaly,candle/a.JPG,candle/a.png\n",
+    ),
+    "result of an evaluation": Reader(
+        of(numbers_module, lambda: read_result("/results")), RunError, result_of_an_evaluation()
     ),
     "valid pixels": Reader(lambda bits: unpack_valid_pixels((0, 0, 8, 8), bits, image_size=8), ValueError, MASK),
     "frame": Reader(frame, (frames.FrameError, ConnectionError), b"\0\0\0\2\0\0\0\0\0\0\0\1{}x"),
