@@ -36,7 +36,7 @@ from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
 from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, strict_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
 from feclip.config.reporting import ReportConfig
-from feclip.config.reproduction import ReproduceConfig, ReproductionDataConfig
+from feclip.config.reproduction import PAPER_SEEDS, ReproduceConfig, ReproductionDataConfig
 from feclip.config.scoring import (
     OPTIONAL_COLUMNS,
     CalibrateConfig,
@@ -56,6 +56,7 @@ __all__ = [
     "DEMO_DEFAULTS",
     "ENDLESS_TEXT",
     "OPTIONAL_COLUMNS",
+    "PAPER_SEEDS",
     "PRESET_NAMES",
     "SPEED_FIELDS",
     "UNFIT_VALUES",

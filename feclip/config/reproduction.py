@@ -13,7 +13,7 @@ from feclip.config.lists import Indices, Names
 from feclip.config.model import DEMO_BACKBONE, ModelConfig
 from feclip.config.scoring import ScoringConfig
 
-__all__ = ["ReproduceConfig", "ReproductionDataConfig"]
+__all__ = ["PAPER_SEEDS", "ReproduceConfig", "ReproductionDataConfig"]
 
 PAPER_SEEDS = Indices(range(5))  # the paper's numbers are means of five runs (Section 4.2)
 DRY_SEEDS = Indices(range(2))  # the fewest that have a spread

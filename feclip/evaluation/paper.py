@@ -6,20 +6,7 @@ from types import MappingProxyType
 
 from feclip.errors import DataError
 
-__all__ = ["PAPER", "PAPER_RECIPE", "PAPER_RUNS", "PaperRow", "find_dataset"]
-
-PAPER_RUNS = 5
-PAPER_RECIPE: Mapping[str, str | int | float] = MappingProxyType(
-    {
-        "backbone": "ViT-L-14-336",
-        "pretrained": "openai",
-        "image_size": 336,
-        "epochs": 9,
-        "batch_size": 16,
-        "learning_rate": 5e-4,
-    }
-)
-"""How the paper trains (Section 4.2), by names of config fields."""
+__all__ = ["PAPER", "PaperRow", "find_dataset"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from feclip.evaluation.cells import code, header, line, on_screen, plain
 from feclip.evaluation.judging import FPRS
-from feclip.evaluation.paper import PAPER_RECIPE, PAPER_RUNS, PaperRow
+from feclip.evaluation.paper import PaperRow
 from feclip.evaluation.results import Evaluation, Judgement, Spread, spread
 
 __all__ = ["markdown", "screen"]
@@ -50,7 +50,7 @@ COMPARED: Mapping[str, str] = MappingProxyType(
     }
 )
 MARK = "†"
-PAPER_INPUT = (PAPER_RECIPE["backbone"], PAPER_RECIPE["image_size"])
+PAPER_BACKBONE, PAPER_SIZE, PAPER_RUNS = "ViT-L-14-336", 336, 5
 
 
 def markdown(evaluation: Evaluation, *, paper: PaperRow | None = None) -> str:
@@ -165,8 +165,8 @@ def _comparison(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     yield ""
     yield (
         f"The paper: trained on {paper.trained_on}, all test images of {len(paper.categories)} categories, "
-        f"{PAPER_INPUT[0]} at {PAPER_INPUT[1]} px, mean of {PAPER_RUNS} runs. The comparison means something only "
-        "where ours is the same. Here:"
+        f"{PAPER_BACKBONE} at {PAPER_SIZE} px, mean of {PAPER_RUNS} runs. The comparison means something only where "
+        "ours is the same. Here:"
     )
     yield from (f"- {difference}" for difference in _departures(evaluation, paper))
     yield ""
@@ -181,7 +181,7 @@ def _departures(evaluation: Evaluation, paper: PaperRow) -> Iterator[str]:
     if len(evaluation.judgements) != PAPER_RUNS:
         yield f"{len(evaluation.judgements)} bundle(s) instead of {PAPER_RUNS} runs"
     recipes = {(judgement.recipe["backbone"], judgement.recipe["image_size"]) for judgement in evaluation.judgements}
-    for backbone, image_size in sorted(recipes - {PAPER_INPUT}):
+    for backbone, image_size in sorted(recipes - {(PAPER_BACKBONE, PAPER_SIZE)}):
         yield f"{plain(backbone)} at {image_size} px"
     for trained_on in sorted({str(judgement.recipe["trained_on"] or "nothing") for judgement in evaluation.judgements}):
         yield f"trained on {plain(trained_on)}"

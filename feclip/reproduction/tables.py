@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from feclip import __version__
-from feclip.config import ReproduceConfig, plain
-from feclip.evaluation import PAPER, PAPER_RECIPE, code, header, line, on_screen
+from feclip.config import PAPER_SEEDS, SPEED_FIELDS, ReproduceConfig, ReproductionDataConfig, changed_fields, plain
+from feclip.evaluation import PAPER, code, header, line, on_screen
 from feclip.reproduction.numbers import CONFIDENCE, METRICS, Estimate, SeedResult, estimates
 from feclip.reproduction.plan import TRAINED_ON
 
@@ -20,6 +20,7 @@ GENERATED = (
     "to it means nothing."
 )
 GENERATED_MARK = "‡"
+RECIPE_GROUPS, RECIPE_FIELDS = ("model", "loss", "optim"), ("data.resize", "score.smoothing_sigma")
 COLUMNS = (
     "data_set", "metric", "mean", "deviation", "low", "high", "num_seeds", "paper", "difference", "paper_inside",
     "generated",
@@ -130,10 +131,14 @@ class Reproduction:
         yield from (f"failed: {step}: {code(message)}" for step, message in self.failures.items())
 
     def _departures(self) -> Iterator[str]:
-        ours = plain(self.config.model) | plain(self.config.optim)
-        for name, theirs in PAPER_RECIPE.items():
-            if ours[name] != theirs:
-                yield f"not as the paper: {name} is {code(str(ours[name]))}, the paper's {code(str(theirs))}"
+        """Yield where the recipe is not the default, which is the paper's as far as the paper tells it."""
+        default = ReproduceConfig(output="-", data=ReproductionDataConfig(mvtec="-", visa="-"))
+        for name, (theirs, ours) in changed_fields(plain(default), plain(self.config)).items():
+            is_recipe = name.partition(".")[0] in RECIPE_GROUPS or name in RECIPE_FIELDS
+            if is_recipe and name not in SPEED_FIELDS:
+                yield f"not the default recipe: {name} is {code(str(ours))} and not {code(str(theirs))}"
+        if len(self.config.seeds or ()) != len(PAPER_SEEDS):
+            yield f"not the paper's {len(PAPER_SEEDS)} runs: {len(self.config.seeds or ())} seeds"
 
     def _of_set(self, dataset: str) -> Iterator[str]:
         """Yield what judged in a data set, and what of it is missing."""

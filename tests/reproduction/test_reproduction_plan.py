@@ -9,7 +9,7 @@ import pytest
 from feclip.cli import parse_config
 from feclip.config import Names, ReproduceConfig, plain
 from feclip.errors import DataError
-from feclip.evaluation import PAPER, PAPER_RECIPE
+from feclip.evaluation import PAPER
 from feclip.reproduction import TRAINED_ON, FoundSet, check_images, find_sets, judged_sets, plan
 
 MVTEC = ("screw/test/good/0.png", "screw/test/bent/1.png", "screw/ground_truth/bent/1_mask.png")
@@ -18,6 +18,11 @@ VISA = (
     "candle,test,normal,candle/0.JPG,\n"
     "candle,test,anomaly,candle/1.JPG,candle/1.png\n"
 )  # fmt: skip
+RECIPE = {
+    "backbone": "ViT-L-14-336", "pretrained": "openai", "image_size": 336, "epochs": 9, "batch_size": 16,
+    "learning_rate": 5e-4,
+}  # fmt: skip
+"""Section 4.2 of the paper."""
 BTAD = ("01/test/ok/0.bmp", "01/test/ko/1.bmp", "01/ground_truth/ko/1.png", "04/test/ok/0.bmp")
 
 
@@ -63,7 +68,7 @@ def test_ten_fine_tunings_and_thirty_evaluations_when_all_is_at_hand() -> None:
         assert all(list(judging.config.bundle) == [step.config.output] for judging in step.judgings)
         assert step.config.data.protocol == "a"
         recipe = plain(step.config.model) | plain(step.config.optim)
-        assert {name: recipe[name] for name in PAPER_RECIPE} == PAPER_RECIPE
+        assert recipe.items() >= RECIPE.items()
     assert [step.seed for step in steps] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 

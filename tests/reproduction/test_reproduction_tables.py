@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from feclip.config import ModelConfig, ReproduceConfig, ReproductionDataConfig
+from feclip.config import (
+    Indices,
+    ModelConfig,
+    OptimConfig,
+    PrefixCache,
+    ReproduceConfig,
+    ReproductionDataConfig,
+    Resize,
+)
 from feclip.evaluation import PAPER
 from feclip.reproduction import Reproduction, SeedResult
 
@@ -42,7 +50,7 @@ def test_each_metric_stands_beside_the_papers_with_its_interval(real: Reproducti
     assert "| BTAD | PRO (community) | 80.0 | 1.6 | 78.0 to 82.0 | 80.4 | -0.4 | yes |" in text
     assert "| BTAD | PRO (exact) | 88.0 | 1.6 | 86.0 to 90.0 | - | - | - |" in text
     assert "trained on the test images of MVTec AD, seeds 0, 1, 2, 3, 4; 451 normal and 290 anomalous images" in text
-    assert "not as the paper" not in text
+    assert "not the" not in text
     assert "‡" not in text
 
 
@@ -57,13 +65,21 @@ def test_what_is_missing_is_named(real: Reproduction) -> None:
 
 
 def test_categories_that_are_absent_and_another_recipe_are_named() -> None:
-    data = ReproductionDataConfig(mvtec="/m", btad="/b")
-    found = made(data=data, model=ModelConfig(backbone="ViT-B-16", image_size=224))
+    data = ReproductionDataConfig(mvtec="/m", btad="/b", resize=Resize.letterbox)
+    found = made(
+        data=data,
+        model=ModelConfig(backbone="ViT-B-16", image_size=224),
+        seeds=Indices((0, 1)),
+        optim=OptimConfig(prefix_cache=PrefixCache.memory),
+    )
     results = {("btad", 0): result(0.0, categories=frozenset({"01"}))}
     text = Reproduction(config=found.config, results=results).markdown()
     assert "**absent: 02, 03**" in text
-    assert "not as the paper: backbone is `ViT-B-16`, the paper's `ViT-L-14-336`" in text
-    assert "not as the paper: image_size is `224`, the paper's `336`" in text
+    assert "- not the default recipe: model.backbone is `ViT-B-16` and not `ViT-L-14-336`" in text
+    assert "- not the default recipe: model.image_size is `224` and not `336`" in text
+    assert "- not the default recipe: data.resize is `letterbox` and not `squash`" in text
+    assert "- not the paper's 5 runs: 2 seeds" in text
+    assert "prefix_cache" not in text
     assert "| BTAD | image AUROC | 90.0 | - | - | 90.3 | -0.3 | - |" in text
 
 
