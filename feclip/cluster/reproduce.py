@@ -17,7 +17,7 @@ from feclip.cluster.evaluate import evaluate, is_evaluated
 from feclip.cluster.finetune import finetune
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.session import session, use_endpoint
-from feclip.config import ReproduceConfig
+from feclip.config import EvaluateConfig, ReproduceConfig
 from feclip.data import check_writable, join_uri, write_bytes
 from feclip.demo import DATASETS, write_dataset
 from feclip.errors import ConfigError, FeclipError, RunError
@@ -99,16 +99,23 @@ def _with_seed(found: Reproduction, trainings: Sequence[Training]) -> Reproducti
         for judging in training.judgings:
             logger.info("Reproduction: %s", judging)
             try:
-                if not is_evaluated(judging.config):
-                    evaluate(judging.config)
-                assert judging.config.output is not None
-                results[judging.dataset, judging.seed] = read_result(judging.config.output)
+                results[judging.dataset, judging.seed] = _judged(judging.config)
             except ConfigError:
                 raise
             except FeclipError as error:
                 failures[str(judging)] = str(error)
                 logger.error("Reproduction: %s failed: %s", judging, error)  # noqa: TRY400
     return dataclasses.replace(found, results=results, failures=failures)
+
+
+def _judged(config: EvaluateConfig) -> SeedResult:
+    """Return what one evaluation found, which is made where it is not whole."""
+    assert config.output is not None  # the plan gives each its own
+    if is_evaluated(config):
+        logger.info("%s is whole, nothing to do.", config.output)
+    else:
+        evaluate(config)
+    return read_result(config.output)
 
 
 def _write(found: Reproduction) -> None:
