@@ -36,6 +36,10 @@ def rooms() -> dict[str, list[str]]:
     """Return the rooms of the library, each with the modules whose public names its page shows."""
     names = sorted(module.name for module in pkgutil.iter_modules(feclip.__path__))
     shown = {name: [f"feclip.{name}"] for name in names if not name.startswith("_") and name not in NOT_SHOWN}
+    bridge = REPOSITORY / "feclip" / "integrations" / "anomalib"
+    shown["integrations"] = [
+        f"feclip.integrations.anomalib.{module.name}" for module in pkgutil.iter_modules([str(bridge)])
+    ]
     of_cluster = [module.name for module in pkgutil.iter_modules([str(REPOSITORY / "feclip" / "cluster")])]
     return shown | {"cluster": [f"feclip.cluster.{name}" for name in of_cluster if name in {"session", *commands()}]}
 
