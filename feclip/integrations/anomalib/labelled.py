@@ -34,7 +34,7 @@ class LabelledMVTec(AnomalibDataModule):  # type: ignore[misc] # anomalib is not
         protocol: ``a``: all test images train, and none is left to validate or test on. ``b``: they are divided by
             ``fractions`` into those that train, validate (held out) and test (report).
         fractions: Shares of train, held out and report under protocol b; they sum to 1.
-        seed: Chooses among the images.
+        seed: Chooses among the images; give `FeClip` the same, since a bundle records one.
         train_batch_size: Images per step.
         eval_batch_size: Images per forward pass of validation and test.
         num_workers: Processes that read images, of each loader.

@@ -5,6 +5,7 @@ Shapes: B images, S side of the model input in pixels.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from anomalib.data import Batch, InferenceBatch
 from anomalib.metrics.evaluator import Evaluator
 from anomalib.models import AnomalibModule
 from anomalib.visualization.base import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from feclip.building import build_model
@@ -112,9 +114,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
         )
         self.model.feclip.gradient_checkpointing = self.optim_config.gradient_checkpointing
         self._totals = torch.zeros(5, dtype=torch.float64)
-        # What a Lightning checkpoint builds the module from: plain data, and no bundle that may be gone by then.
-        self.hparams.clear()
-        self.hparams.update({name: plain(config) for name, config in self._configs().items()} | {"seed": seed})
+        self._keep_configs()
 
     @classmethod
     def from_bundle(cls, uri: str | PurePath, **options: Any) -> "FeClip":  # noqa: ANN401 - those of the class
@@ -201,7 +201,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
     def validation_step(self, batch: Batch, *args: Any, **kwargs: Any) -> Batch:  # noqa: ANN401 - Lightning's
         """Return the batch with its scores; during ``Engine.fit`` its images count as those that chose."""
         del args, kwargs
-        if self.trainer.training:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             self.images_used.add(batch.image_path or [], role=SELECTED)
         return batch.update(**self.model(batch.image)._asdict())
 
@@ -220,6 +220,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
             self.data_config = dataclasses.replace(self.data_config, **fields)
         batch_size = getattr(datamodule, "train_batch_size", None) or self.optim_config.batch_size
         self.optim_config = dataclasses.replace(self.optim_config, batch_size=batch_size)
+        self._keep_configs()
 
     def on_train_epoch_start(self) -> None:
         """Begin the sums of an epoch."""
@@ -227,16 +228,17 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
 
     def on_train_epoch_end(self) -> None:
         """Record what an epoch measured, validation included."""
-        validated = {name: float(value) for name, value in self.trainer.callback_metrics.items() if value is not None}
+        found = {name: float(value) for name, value in self.trainer.callback_metrics.items() if value is not None}
+        validated = {name: value for name, value in found.items() if math.isfinite(value)}
         means = mean_terms(self._totals, loss=self.loss_config)
         self.epoch_metrics.append({"epoch": len(self.epoch_metrics) + 1, **means, **validated})
         logger.info("epoch %d: %s", len(self.epoch_metrics), self.epoch_metrics[-1])
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """What the bundle's optimiser settings mean to the trainer."""
+        """What the optimiser's settings mean to the trainer, and one device, on which all images are recorded."""
         clip = {} if self.optim_config.grad_clip is None else {"gradient_clip_val": self.optim_config.grad_clip}
-        return {"max_epochs": self.optim_config.epochs, "num_sanity_val_steps": 0, **clip}
+        return {"max_epochs": self.optim_config.epochs, "num_sanity_val_steps": 0, "devices": 1, **clip}
 
     @property
     def learning_type(self) -> LearningType:
@@ -282,6 +284,11 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
         raise RunError(msg)
 
     to_onnx = to_openvino = to_torch
+
+    def _keep_configs(self) -> None:
+        """Keep what a Lightning checkpoint builds the module from: plain data, no bundle that may be gone then."""
+        self.hparams.clear()
+        self.hparams.update({name: plain(config) for name, config in self._configs().items()} | {"seed": self.seed})
 
     def _configs(self) -> dict[str, Any]:
         return {
