@@ -207,7 +207,7 @@ def test_anomalibs_own_post_processor_gives_its_0_to_1(bundle: str, shared_data:
     assert labels.tolist() == (scores > 0.5).tolist()
     images = [path for batch in batches for path in batch.image_path]
     own = np.array([found.image_logit for found in own_predictions(bundle, images, batch_size=16)])
-    assert np.corrcoef(own, scores.numpy())[0, 1] == pytest.approx(1.0, abs=1e-4)
+    assert (np.diff(scores.numpy()[own.argsort()]) >= -1e-5).all(), "in the order of our logits"
 
 
 def test_without_an_engine_an_image_has_the_same_score_and_label(

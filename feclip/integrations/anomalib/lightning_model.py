@@ -29,7 +29,14 @@ from feclip.integrations.anomalib.images_used import SELECTED, TRAINED, ImagesUs
 from feclip.integrations.anomalib.labelled import LabelledMVTec
 from feclip.integrations.anomalib.post_processor import FeClipPostProcessor
 from feclip.integrations.anomalib.pre_processor import FeClipPreProcessor, valid_pixels_of
-from feclip.integrations.anomalib.settings import config_of, input_options, optim_config, read_given, with_root
+from feclip.integrations.anomalib.settings import (
+    bank_group,
+    config_of,
+    input_options,
+    optim_config,
+    read_given,
+    with_root,
+)
 from feclip.integrations.anomalib.torch_model import FeClipInference
 from feclip.training import loss_sums, mean_loss, mean_terms
 
@@ -55,7 +62,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
             matter.
         seed: Seed of the adapters.
         precision: Number format of the trunk: ``auto``, ``float32`` or ``bfloat16``; None for ``optim.precision``.
-        group: Whose thresholds, where the bundle has some for each group.
+        group: Whose thresholds and normal images, where the bundle has some for each group.
         pre_processor: anomalib's component; True for ours, as for the following ones.
         post_processor: anomalib's component, or False for none.
         evaluator: anomalib's component, or False for none.
@@ -111,6 +118,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
             read.build() if read else build_model(self.model_config, seed=seed),
             precision=str(self.optim_config.precision),
             smoothing_sigma=calibration.statistic_options.smoothing_sigma if calibration else 0.0,
+            group_index=bank_group(read, group, trains=self.optim_config.epochs > 0),
         )
         self.model.feclip.gradient_checkpointing = self.optim_config.gradient_checkpointing
         self._totals = torch.zeros(5, dtype=torch.float64)
@@ -136,12 +144,15 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
 
         Raises:
             DataError: If an image that trained cannot be read any more.
-            RunError: If there is a bundle.
+            RunError: If there is a bundle, or the model has a memory bank.
             StorageError: If storage fails.
         """
         where = absolute_uri(str(uri))
         if exists(join_uri(where, CONFIG_FILE)):
             msg = f"{where} holds a bundle; choose another place."
+            raise RunError(msg)
+        if self.model.feclip.memory_bank is not None:
+            msg = "A memory bank is not written by anomalib's bridge; copy the bundle, which nothing here has changed."
             raise RunError(msg)
         images = self.images_used.table()
         configs = self._configs() | {

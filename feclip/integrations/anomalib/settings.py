@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from feclip.bundle import Bundle, read_bundle
 from feclip.config import DataConfig, JpegDecoding, ModelConfig, OptimConfig, PrefixCache, parse_fields
 from feclip.data import InputOptions, absolute_uri, local_path
-from feclip.errors import ConfigError
+from feclip.errors import ConfigError, DataError
 
-__all__ = ["config_of", "input_options", "optim_config", "read_given", "with_root"]
+__all__ = ["bank_group", "config_of", "input_options", "optim_config", "read_given", "with_root"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,33 @@ def optim_config(given: OptimConfig | Mapping[str, Any] | None, *, precision: st
     if precision is None:
         return config
     return config_of(OptimConfig, dataclasses.asdict(config) | {"precision": precision})
+
+
+def bank_group(bundle: Bundle | None, group: str | None, *, trains: bool) -> int:
+    """Return the zero-based group of a bundle's memory bank; 0 where it has no groups, or there is no bank.
+
+    Args:
+        bundle: The bundle.
+        group: Name of the group.
+        trains: Whether the adapters will change.
+
+    Raises:
+        ConfigError: If they will, and the bank would be of others.
+        DataError: If the bank has no such group.
+    """
+    bank = None if bundle is None else bundle.memory_bank
+    if bank is None or bundle is None:
+        return 0
+    if trains:
+        msg = f"{bundle.uri} has a memory bank of its adapters' tokens: train the bundle that it was made of."
+        raise ConfigError(msg)
+    if bank.group_column is None:
+        return 0
+    if group not in bank.groups:
+        known = ", ".join(map(repr, bank.groups))
+        msg = f"the memory bank of {bundle.uri} has no {bank.group_column} {group!r}, only {known}; give one as group."
+        raise DataError(msg)
+    return list(bank.groups).index(group)
 
 
 def input_options(model: ModelConfig, data: DataConfig) -> InputOptions:

@@ -31,13 +31,15 @@ class FeClipInference(nn.Module):
         model: The model.
         precision: Number format of the trunk: ``auto``, ``float32`` or ``bfloat16``.
         smoothing_sigma: Standard deviation of the Gaussian that smooths maps, pixels of the model input; 0 for none.
+        group_index: Zero-based group of all images in the model's memory bank; without effect where it has none.
     """
 
-    def __init__(self, model: FeClipModel, *, precision: str, smoothing_sigma: float) -> None:
+    def __init__(self, model: FeClipModel, *, precision: str, smoothing_sigma: float, group_index: int = 0) -> None:
         super().__init__()
         self.feclip = model
         self.precision = precision
         self.smoothing_sigma = smoothing_sigma
+        self.group_index = group_index
 
     def score(self, images: torch.Tensor) -> Scored:
         """Run the model, with a graph where one is wanted.
@@ -47,8 +49,9 @@ class FeClipInference(nn.Module):
         """
         pixels, valid = unmarked(images)
         tokens = valid_tokens(valid, patch_size=self.feclip.patch_size)
+        groups = torch.full((len(images),), self.group_index, device=images.device)
         with autocast(self.precision, device=images.device):
-            return Scored(self.feclip(self.feclip.normalize(pixels, valid), tokens), valid)
+            return Scored(self.feclip(self.feclip.normalize(pixels, valid), tokens, groups=groups), valid)
 
     def forward(self, images: torch.Tensor) -> InferenceBatch:
         """Return logits: image score ``(B,)`` and anomaly map ``(B, S, S)``, both float32.
