@@ -12,15 +12,17 @@ from anomalib.metrics import AUROC
 from anomalib.post_processing import PostProcessor
 from PIL import Image
 
-from feclip.bundle import Bundle, read_bundle, write_calibrated
+from feclip.bundle import Bundle, read_bundle, write_banked, write_calibrated
 from feclip.calibration import CalibrationOptions, StatisticOptions, calibrate
+from feclip.config import OptimConfig
 from feclip.data import decode_image
+from feclip.errors import ConfigError, DataError, RunError
 from feclip.integrations.anomalib import FeClip, FeClipEvaluator
 from feclip.integrations.anomalib.pre_processor import marked, valid_pixels_of
 from feclip.metrics import PixelCounts, image_metrics, pixel_metrics
 from feclip.model import pixel_maps
 from feclip.prediction import Prediction, Predictor
-from feclip.scoring import Scorer
+from feclip.scoring import BankImages, Scorer, build_bank
 
 pytestmark = pytest.mark.slow
 
@@ -233,3 +235,35 @@ def test_a_bundle_goes_through_the_bridge_unchanged(bundle: str, tmp_path: Path)
     before, after = read_bundle(bundle), bundle_of(FeClip(bundle), tmp_path / "again")
     assert after.model_id == before.model_id
     assert after.images.select(["uri", "role", "sha256"]) == before.images.select(["uri", "role", "sha256"])
+
+
+def test_normal_images_of_a_group_join_the_scores_and_such_a_bundle_is_not_trained_further(
+    bundle: str, field_images: Path, tmp_path: Path
+) -> None:
+    plain, chance = read_bundle(bundle), np.random.default_rng(0)
+    normals = [
+        BankImages(pixels=chance.integers(0, 256, (1, 64, 64, 3), np.uint8), valid_pixels=np.ones((1, 64, 64), bool))
+        for _ in range(2)
+    ]
+    groups = {"a": normals[:1], "b": normals[1:]}
+    bank = build_bank(plain, groups, group_column="line", request={}, precision="float32")
+    found = pa.table({"uri": ["/x.png", "/y.png"], "sha256": ["1" * 64, "2" * 64]})
+    place = str(tmp_path / "banked")
+    write_banked(place, bundle=plain, bank=bank, images=found)
+    path = tmp_path / "line=b" / "00.jpg"
+    path.parent.mkdir()
+    path.symlink_to(min(field_images.iterdir()))
+
+    (own,) = own_predictions(place, [str(path)])
+    scores = {}
+    for group in ("a", "b"):
+        (batch,) = engine(tmp_path).predict(FeClip(place, group=group, precision="float32"), data_path=path)
+        scores[group] = batch.pred_score.item()
+    assert scores["b"] == pytest.approx(own.image_logit, abs=1e-5)
+    assert abs(scores["a"] - scores["b"]) > 1e-4
+    with pytest.raises(DataError, match="has no line None, only 'a', 'b'; give one as group"):
+        FeClip(place)
+    with pytest.raises(ConfigError, match="train the bundle that it was made of"):
+        FeClip(place, group="a", optim=OptimConfig(epochs=1))
+    with pytest.raises(RunError, match="copy the bundle"):
+        FeClip(place, group="a").save_bundle(tmp_path / "other")

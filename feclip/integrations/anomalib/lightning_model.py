@@ -23,7 +23,8 @@ from feclip.building import build_model
 from feclip.bundle import CONFIG_FILE, write_bundle
 from feclip.config import DataConfig, FinetuneConfig, LossConfig, ModelConfig, OptimConfig, plain
 from feclip.data import absolute_uri, exists, join_uri
-from feclip.errors import BundleError, ConfigError, RunError
+from feclip.errors import ConfigError, RunError
+from feclip.integrations.anomalib.checkpoint import put_into, take_from
 from feclip.integrations.anomalib.components import FeClipEvaluator, FeClipVisualizer
 from feclip.integrations.anomalib.images_used import SELECTED, TRAINED, ImagesUsed
 from feclip.integrations.anomalib.labelled import LabelledMVTec
@@ -43,8 +44,6 @@ from feclip.training import loss_sums, mean_loss, mean_terms
 __all__ = ["FeClip"]
 
 logger = logging.getLogger(__name__)
-
-_FROZEN = "model.feclip.visual."
 
 
 class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
@@ -259,34 +258,16 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the frozen CLIP out of a Lightning checkpoint, and put in what a bundle needs."""
         super().on_save_checkpoint(checkpoint)
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if not name.startswith(_FROZEN)}
-        checkpoint["feclip"] = {
-            "backbone_digest": self.model.feclip.backbone_digest,
-            "smoothing_sigma": self.model.smoothing_sigma,
-            "epoch_metrics": self.epoch_metrics,
-            "images_used": self.images_used.state(),
-        }
+        put_into(checkpoint, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` kept.
 
         Raises:
-            BundleError: If the checkpoint was trained on another backbone.
+            BundleError: If the checkpoint is of no `FeClip`, or was trained on another backbone.
         """
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint["feclip"]
-        if kept["backbone_digest"] != self.model.feclip.backbone_digest:
-            msg = (
-                f"The checkpoint was trained on a backbone with digest {kept['backbone_digest'][:12]}, this one has "
-                f"{self.model.feclip.backbone_digest[:12]}; give the same model."
-            )
-            raise BundleError(msg)
-        frozen = {name: tensor for name, tensor in self.state_dict().items() if name.startswith(_FROZEN)}
-        checkpoint["state_dict"] = checkpoint["state_dict"] | frozen
-        self.model.smoothing_sigma = kept["smoothing_sigma"]
-        self.epoch_metrics = kept["epoch_metrics"]
-        self.images_used.load_state(kept["images_used"])
+        take_from(checkpoint, self)
 
     def to_torch(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - anomalib's
         """Refuse: a letterbox is no part of a graph, and we write no pickle; `save_bundle` keeps the model."""
