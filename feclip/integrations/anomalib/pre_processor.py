@@ -74,20 +74,25 @@ class Letterboxed(Resize):  # type: ignore[misc] # torchvision is not typed
         super().__init__((side, side), interpolation=InterpolationMode.BICUBIC)
         self.options = options
 
-    def transform(self, inpt: torch.Tensor, params: Mapping[str, Any]) -> torch.Tensor:
+    def transform(self, tensor: torch.Tensor, params: Mapping[str, Any]) -> torch.Tensor:
         """Transform one image ``(3, h, w)``, mask ``(h, w)``, or batch of them; images are float32, 0..1.
+
+        Args:
+            tensor: A ``Mask`` of torchvision, or an image.
+            params: Without effect.
 
         Raises:
             DataError: If not one valid pixel is left of an image.
         """
         del params
-        is_mask = isinstance(inpt, tv_tensors.Mask)
+        is_mask = isinstance(tensor, tv_tensors.Mask)
         num_dims = 2 if is_mask else 3
         place = self._placed_mask if is_mask else self._placed
-        placed = torch.stack([place(each) for each in inpt.reshape(-1, *inpt.shape[-num_dims:])])
-        placed = placed.reshape(*inpt.shape[:-num_dims], *placed.shape[1:]).to(inpt)
-        found: torch.Tensor = tv_tensors.wrap(placed, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else placed
-        return found
+        placed = torch.stack([place(each) for each in tensor.reshape(-1, *tensor.shape[-num_dims:])])
+        placed = placed.reshape(*tensor.shape[:-num_dims], *placed.shape[1:]).to(tensor)
+        if isinstance(tensor, tv_tensors.TVTensor):
+            placed = tv_tensors.wrap(placed, like=tensor)
+        return placed
 
     def _placed(self, image: torch.Tensor) -> torch.Tensor:
         if not bool(valid_pixels_of(image).all()):
