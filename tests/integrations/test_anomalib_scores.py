@@ -58,12 +58,12 @@ def test_photographs_of_many_shapes_have_the_scores_and_maps_of_our_own_path(
     for batch, own in zip(batches, own_predictions(bundle, images), strict=True):
         np.testing.assert_allclose(batch.pred_score.numpy(), [own.image_logit], **CLOSE)
         valid = valid_pixels_of(batch.image).numpy()
+        assert valid.mean() == pytest.approx(min(own.width, own.height) / max(own.width, own.height), abs=0.02)
         padded += bool(np.isnan(own.token_map).any())
-        assert not (np.isnan(own.token_map).any() and valid.all()), "padding is marked"
         np.testing.assert_allclose(batch.anomaly_map.numpy()[valid], input_map(own)[None][valid], **CLOSE)
         assert batch.pred_label is None, "no thresholds, so nothing is decided"
         assert batch.pred_mask is None
-    assert padded >= 5, "most of them have tokens of padding"
+    assert padded, "whole tokens of some are padding"
 
 
 def test_a_batch_of_anomalibs_own_data_module_is_letterboxed_before_it_is_collated(
