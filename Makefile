@@ -4,9 +4,10 @@
 # make fuzz   fuzz the parsers that are ours, FUZZ_SECONDS each (60); what fails is left in runs/fuzz/<target>/crash-*
 # make reliability  the tests of faults, and docs/reliability.md from what they saw
 # make audit  known holes in the pinned dependencies; needs the vulnerability database, and says so where it is not
+# make anomalib  the tests of the bridge to anomalib, which has an environment of its own (docs/adr/0035-anomalib.md)
 # make demo   on generated pictures: fine-tune with two workers, calibrate, score an archive, evaluate, report
 # make bench  every row of benchmarks/README.md on the device it finds, long ones last, then that table
-# make lock   compile requirements.txt anew from pyproject.toml
+# make lock   compile requirements.txt and requirements-anomalib.txt anew from pyproject.toml
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: env check test slow reliability fuzz audit demo bench lock clean
+.PHONY: env check test slow reliability fuzz audit anomalib demo bench lock clean
 .DEFAULT_GOAL := test
 
 env: $(STAMP)
@@ -34,7 +35,7 @@ check: env
 	$(BIN)/codespell
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml feclip jobs benchmarks
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest --doctest-modules -q feclip
+	$(BIN)/pytest --doctest-modules -q feclip --ignore feclip/integrations/anomalib
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: env
@@ -42,6 +43,19 @@ test: env
 
 slow: env
 	$(BIN)/pytest -m slow
+
+ANOMALIB := .venv-anomalib
+ANOMALIB_STAMP := $(ANOMALIB)/.installed
+
+$(ANOMALIB_STAMP): requirements-anomalib.txt pyproject.toml $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(ANOMALIB)
+	$(BIN)/uv pip sync --quiet --python $(ANOMALIB)/bin/python --require-hashes requirements-anomalib.txt
+	$(BIN)/uv pip install --quiet --python $(ANOMALIB)/bin/python --no-deps --editable .
+	touch $(ANOMALIB_STAMP)
+
+anomalib: $(ANOMALIB_STAMP)
+	$(ANOMALIB)/bin/pytest tests/integrations
+	$(ANOMALIB)/bin/pytest --doctest-modules -q feclip/integrations
 
 demo: env
 	$(BIN)/python jobs/demo.py
@@ -69,6 +83,9 @@ bench: env
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" --extra dev --extra aws pyproject.toml --output-file requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make lock" --extra dev --extra aws --extra anomalib --constraint requirements.txt \
+		pyproject.toml --output-file requirements-anomalib.txt
 
 clean:
-	rm -rf $(VENV) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(ANOMALIB) runs site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

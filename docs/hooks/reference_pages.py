@@ -25,6 +25,9 @@ NOT_SHOWN = {"cli", "config", "score_keys"}
 """Rooms that a user of the library does not import; the config has a page of its own."""
 
 
+SHOWN_OF_ANOMALIB = ("lightning_model", "labelled", "pre_processor", "post_processor", "components")
+
+
 def commands() -> dict[str, type[Any]]:
     """Return the config of each command by the command's name: every config that no other one is made of."""
     configs = [kind for name in fields_of.__all__ if dataclasses.is_dataclass(kind := getattr(fields_of, name))]
@@ -36,6 +39,7 @@ def rooms() -> dict[str, list[str]]:
     """Return the rooms of the library, each with the modules whose public names its page shows."""
     names = sorted(module.name for module in pkgutil.iter_modules(feclip.__path__))
     shown = {name: [f"feclip.{name}"] for name in names if not name.startswith("_") and name not in NOT_SHOWN}
+    shown["integrations"] = [f"feclip.integrations.anomalib.{name}" for name in SHOWN_OF_ANOMALIB]
     of_cluster = [module.name for module in pkgutil.iter_modules([str(REPOSITORY / "feclip" / "cluster")])]
     return shown | {"cluster": [f"feclip.cluster.{name}" for name in of_cluster if name in {"session", *commands()}]}
 

@@ -7,6 +7,7 @@ from feclip.training.checkpoint import TrainState
 from feclip.training.claim import RUN_FOLDER, Claim, read_images, read_run_images, require_same_images, write_images
 from feclip.training.held_out import held_out_metrics
 from feclip.training.loop import Step, fit
+from feclip.training.loss_sums import loss_sums, mean_loss, mean_terms
 from feclip.training.prefixes import PrefixSource
 from feclip.training.run import fit_config
 
@@ -19,6 +20,9 @@ __all__ = [
     "fit",
     "fit_config",
     "held_out_metrics",
+    "loss_sums",
+    "mean_loss",
+    "mean_terms",
     "read_images",
     "read_run_images",
     "require_same_images",

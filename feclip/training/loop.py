@@ -6,7 +6,6 @@ the gradients of the ranks are summed. An uneven last shard is thereby weighted 
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from feclip.config import LossConfig, OptimConfig
 from feclip.data import LabelledImages
 from feclip.errors import RunError
-from feclip.model import FeClipModel, FeClipOutput, LossTerms, autocast, fe_clip_loss_terms
+from feclip.model import FeClipModel, FeClipOutput, autocast
 from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
 from feclip.training.held_out import held_out_metrics
+from feclip.training.loss_sums import loss_sums, mean_loss, mean_terms
 from feclip.training.prefix_cache import open_stores
 from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
@@ -125,11 +125,11 @@ def fit(
                     number=index,
                     num_steps=len(batches),
                     num_images=len(batches[index - 1]),
-                    loss=_means(sums, loss=loss)["loss"],
+                    loss=mean_terms(sums, loss=loss)["loss"],
                     seconds=seconds,
                 )
             )
-        record = {"epoch": epoch + 1, **_means(totals, loss=loss), **held_out_metrics(judged)}
+        record = {"epoch": epoch + 1, **mean_terms(totals, loss=loss), **held_out_metrics(judged)}
         state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
         on_epoch(state)
     return state
@@ -191,47 +191,23 @@ def _step(
     """
     with autocast(optim.precision, device=device):
         output = step_model(batch.tokens, batch.valid_tokens)
-    terms: LossTerms = fe_clip_loss_terms(
+    local = float(counted) * loss_sums(
         output,
-        batch.labels,
-        batch.gt_masks,
+        labels=batch.labels,
+        gt_masks=batch.gt_masks,
+        has_mask=batch.has_mask,
         valid_pixels=batch.valid_pixels,
-        focal_gamma=loss.focal_gamma,
-        focal_alpha=loss.focal_alpha,
-    )
-    masked = batch.has_mask.to(terms.focal.dtype)
-    local = float(counted) * torch.stack(
-        [
-            terms.class_loss.sum(),
-            (terms.focal * masked).sum(),
-            (terms.dice * masked).sum(),
-            torch.tensor(float(len(batch.labels)), device=device),
-            masked.sum(),
-        ]
+        loss=loss,
     )
     sums = summed(local.detach().double())
     if bool(sums.isfinite().all()):  # the one point of a step that waits for the device
-        images, masks = sums[3].float(), sums[4].clamp(min=1).float()
-        total = loss.class_weight * local[0] / images
-        total = total + (loss.focal_weight * local[1] + loss.dice_weight * local[2]) / masks
+        total = mean_loss(local, sums, loss=loss)
         adam.zero_grad(set_to_none=True)
         (total * world_size()).backward()  # type: ignore[no-untyped-call] # DDP averages over ranks; a sum is wanted
         if optim.grad_clip is not None:
             nn.utils.clip_grad_norm_([p for group in adam.param_groups for p in group["params"]], optim.grad_clip)
         adam.step()
     return sums
-
-
-def _means(totals: torch.Tensor, *, loss: LossConfig) -> dict[str, float]:
-    """Return the epoch's mean loss and its terms from the sums of its steps."""
-    class_sum, focal_sum, dice_sum, images, masks = totals.tolist()
-    terms = {"class_loss": class_sum / images}
-    total = loss.class_weight * terms["class_loss"]
-    if masks:
-        terms |= {"focal_loss": focal_sum / masks, "dice_loss": dice_sum / masks}
-        total += loss.focal_weight * terms["focal_loss"] + loss.dice_weight * terms["dice_loss"]
-    assert math.isfinite(total)
-    return {"loss": total, **terms}
 
 
 def _state(

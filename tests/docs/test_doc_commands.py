@@ -1,7 +1,11 @@
 """Every command of the documentation is one that its program takes: a wrong flag or value fails here."""
 
 import importlib.util
+import itertools
 import re
+import subprocess
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,6 +107,19 @@ def _told_by_its_source(path: Path, flags: list[str]) -> None:
             assert flag[2:].partition("=")[0] in source, f"{path.name} has no {flag}"
 
 
+def _uv(arguments: list[str]) -> None:
+    """Check that uv has the sub-command and its flags, and that the project has the extra."""
+    words = list(itertools.takewhile(str.isalpha, arguments))
+    program = Path(sys.executable).parent / "uv"
+    told = subprocess.run(
+        [program, "help", "--no-pager", *words[:2]], capture_output=True, text=True, check=True
+    ).stdout
+    for flag in (word for word in arguments if word.startswith("--")):
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", told), f"uv {' '.join(words)} has no {flag}"
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"\.\[(\w+)\]", " ".join(arguments))) <= extras.keys()
+
+
 def _ray(arguments: list[str]) -> None:
     command, words = ray_cli, [word for word in arguments if word != "--"]
     job = words.index("python") if "python" in words else len(words)
@@ -147,4 +164,5 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "pytest": _files_exist,
     "python": _python,
     "ray": _ray,
+    "uv": _uv,
 }
