@@ -3,10 +3,10 @@
     python benchmarks/field_tuning.py                                   # generated pictures, three seeds
     python benchmarks/field_tuning.py --labels labels.csv --root images # photographs with labels as the field
 
-For each seed a parent trains on generated families with masks (protocol b). It is tuned as configs/field-tuning.yaml says
-on the train split of a field that has image labels alone, the epoch chosen on its held-out split; and once more at the
-usual rate. Both are compared with the parent on the report splits of both domains, on which nothing was chosen. In one
-process, without Ray; the numbers are those that the guard takes.
+For each seed a parent trains on generated families with masks (protocol b). It is tuned as configs/field-tuning.yaml
+says on the train split of a field that has image labels alone, the epoch chosen on its held-out split; and once more
+at the usual rate. Both are compared with the parent on the report splits of both domains, on which nothing was chosen.
+In one process, without Ray; the numbers are those that the guard takes.
 """
 
 import argparse

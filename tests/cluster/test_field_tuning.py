@@ -22,6 +22,7 @@ from feclip.data import inspect_rows
 from feclip.demo import write_archive
 from feclip.errors import RunError
 from feclip.lineage import Change, Domain
+from feclip.report.training import training_content
 
 pytestmark = pytest.mark.cluster
 
@@ -121,8 +122,10 @@ def test_both_domains_are_compared_and_it_is_said_and_recorded(tuned: tuple[Path
     (change,) = field.changes
     assert change.after >= change.before  # the parent was among the choices
     assert change.before == pytest.approx(lineage.before["image_auroc"])  # scored as it was judged while training
-    text = (output / "lineage.json").read_text()
-    assert json.loads(text)["domains"][1]["name"] == "old"
+    assert json.loads((output / "lineage.json").read_text())["domains"][1]["name"] == "old"
+    facts = training_content(read_bundle(str(output)), evaluations=[])["facts"]
+    assert facts["Tuned from"].startswith(f"{lineage.parent}, model_id {lineage.parent_id[:12]}; chosen: ")
+    assert facts[f"Guard, old ({small_mvtec})"] == str(old)
 
 
 def test_submitted_again_it_does_nothing_and_others_are_refused(
