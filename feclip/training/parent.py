@@ -66,7 +66,7 @@ def claimed_parent(config: FinetuneConfig, *, model_id: str | None) -> Bundle | 
 
 def trained_images(parent: Bundle) -> pa.Table:
     """Return the images that trained a parent, or one of its own parents; `IMAGE_COLUMNS`."""
-    return parent.images.filter(pc.field("role") == TRAINED).select(IMAGE_COLUMNS.names)
+    return parent.images.filter(pc.field("role") == TRAINED).select(IMAGE_COLUMNS.names).cast(IMAGE_COLUMNS)
 
 
 def require_unseen(images: pa.Table, parent: Bundle) -> None:
