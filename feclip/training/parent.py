@@ -27,7 +27,14 @@ def inherited(config: FinetuneConfig, parent: Bundle) -> FinetuneConfig:
 
     Raises:
         ConfigError: If a field was given another value than the parent's; each is named.
+        DataError: If the parent has a memory bank, whose tokens are those of its own adapters.
     """
+    if parent.memory_bank is not None:
+        msg = (
+            f"The parent {parent.uri} has a memory bank, whose tokens would no longer be those of the tuned adapters: "
+            "tune the bundle that the bank was added to, and make the bank anew."
+        )
+        raise DataError(msg)
     usual = ModelConfig(backbone=config.model.backbone).settled()
     names = [field.name for field in dataclasses.fields(ModelConfig)]
     changes = _given_otherwise("model", config.model, parent.model, usual=usual, names=names)
