@@ -39,7 +39,8 @@ from feclip.lineage import Domain
 from feclip.metrics import PixelCounts
 from feclip.model import pixel_maps
 from feclip.scoring import Scorer
-from feclip.training import best_epoch, fit_config
+from feclip.training import fit_config
+from feclip.training.choosing import METRIC
 
 PICTURE = 128  # pixels
 USUAL = OptimConfig(epochs=3, precision=Precision.float32, prefix_cache=PrefixCache.memory)
@@ -64,10 +65,8 @@ def main() -> None:
         print(
             f"{datetime.now(UTC):%Y-%m-%d}, commit {commit()}, {args.image_size} px, field {args.labels or 'generated'}"
         )
-        print(
-            "| seed | tuning | chosen epoch | domain, report split | metric | parent | tuned | 95 % of the difference |"
-        )
-        print("|---|---|---|---|---|---|---|---|")
+        print("| seed | tuning | held-out AUROC by epoch | chosen | domain | metric | parent | tuned | 95 % interval |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for seed in map(int, args.seeds.split(",")):
             run_seed(home, old=old, field=field, seed=seed, image_size=args.image_size)
 
@@ -93,27 +92,39 @@ def run_seed(home: Path, *, old: DataConfig, field: DataConfig, seed: int, image
     before = {name: scored(parent, table) for name, table in splits.items()}
     for way, optim in WAYS.items():
         output = str(home / f"{way}-{seed}")
-        bundle, epoch = trained(
+        bundle, values = trained(
             dataclasses.replace(config, output=output, parent=parent.uri, data=field, optim=optim), parent=parent
         )
         for name, table in splits.items():
             domain = compared(before[name], scored(bundle, table), name=name)
             for change in domain.changes:
                 interval = f"{change.low:+.3f}..{change.high:+.3f}"
-                row = [seed, way, epoch, name, change.metric, f"{change.before:.3f}", f"{change.after:.3f}", interval]
+                held_out = ", ".join(f"{value:.3f}" for value in values)
+                chosen = values.index(max(values))
+                row = [
+                    seed,
+                    way,
+                    held_out,
+                    chosen,
+                    name,
+                    change.metric,
+                    f"{change.before:.3f}",
+                    f"{change.after:.3f}",
+                    interval,
+                ]
                 print("|", " | ".join(map(str, row)), "|", flush=True)
 
 
-def trained(config: FinetuneConfig, *, parent: Bundle | None) -> tuple[Bundle, int]:
-    """Train without Ray; return the bundle and the epoch that was chosen."""
+def trained(config: FinetuneConfig, *, parent: Bundle | None) -> tuple[Bundle, list[float]]:
+    """Train without Ray; return the bundle, and the held-out image AUROC before and after each epoch."""
     table = read_labelled(config.data, seed=config.seed)
     model, state = fit_config(
         config, images=table, parent=parent, device=torch.device("cpu"), state=None, on_epoch=lambda _: None
     )
     images = table.slice(0, 0).append_column("role", pa.nulls(0, pa.string()))
     write_bundle(config.output, model=model, config=config, images=images, metrics=state.metrics)
-    epoch = state.epoch if state.before is None else best_epoch(state.before, state.metrics)
-    return read_bundle(config.output), epoch
+    records = [*([] if state.before is None else [state.before]), *state.metrics]
+    return read_bundle(config.output), [record[METRIC] for record in records]
 
 
 def report_split(data: DataConfig, *, seed: int) -> pa.Table:
