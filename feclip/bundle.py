@@ -7,6 +7,7 @@
     metrics.json          what training measured, by epoch
     calibration.json      thresholds and normalisation; absent until calibrated
     memory_bank.*         tokens of normal images and how they were chosen; absent without a memory bank
+    lineage.json          the parent that it was tuned from, and how it compares with it; absent without a parent
 
 config.json names the sha256 of the others and goes last, so a folder without it is no bundle, and a folder in
 which old and new files are mixed is refused. Nothing here is pickled.
@@ -38,6 +39,7 @@ from feclip.data import (
     write_bytes,
 )
 from feclip.errors import BundleError
+from feclip.lineage import Lineage, read_lineage
 
 if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
     import torch
@@ -57,6 +59,7 @@ __all__ = [
     "write_banked",
     "write_bundle",
     "write_calibrated",
+    "write_tuned",
 ]
 
 CONFIG_FILE = "config.json"
@@ -64,7 +67,8 @@ ADAPTERS_FILE = "adapters.safetensors"
 IMAGES_FILE = "images.parquet"
 METRICS_FILE = "metrics.json"
 CALIBRATION_FILE = "calibration.json"
-OPTIONAL_FILES = (CALIBRATION_FILE, BANK_FILE, BANK_RECORD_FILE)
+LINEAGE_FILE = "lineage.json"
+OPTIONAL_FILES = (CALIBRATION_FILE, BANK_FILE, BANK_RECORD_FILE, LINEAGE_FILE)
 EVALUATIONS_FOLDER = "evaluations"
 """Below a bundle: where its evaluations stand unless they are told another place."""
 EVALUATION_METRICS_FILE = "metrics.parquet"
@@ -73,7 +77,7 @@ EVALUATION_SCORES_FOLDER = "scored"
 IMAGE_COLUMNS = pa.schema(
     [
         pa.field("uri", pa.string()),
-        pa.field("role", pa.string()),  # trained, selected, calibrated, or what else chose it
+        pa.field("role", pa.string()),  # trained, selected, calibrated, guarded
         pa.field("sha256", pa.string()),  # of the file
         pa.field("pixel_digest", pa.string()),  # of what it shows; null where it was not decoded for this
         pa.field("thumbnail", pa.binary(THUMBNAIL_BYTES)),  # the same
@@ -126,6 +130,8 @@ class Bundle:
     """Thresholds and normalisation; None until calibrated."""
     memory_bank: StoredBank | None = None
     """Tokens of normal images whose distances join the scores; None where there are none."""
+    lineage: Lineage | None = None
+    """The parent that it was tuned from, and how it compares with it; None without a parent."""
     trained_image_size: int | None = None
     """Side that the backbone's digest was taken at, where ``model`` has another by `with_input`; else None."""
 
@@ -210,7 +216,13 @@ class Bundle:
 
 
 def write_bundle(
-    uri: str, *, model: "FeClipModel", config: FinetuneConfig, images: pa.Table, metrics: list[dict[str, float]]
+    uri: str,
+    *,
+    model: "FeClipModel",
+    config: FinetuneConfig,
+    images: pa.Table,
+    metrics: list[dict[str, float]],
+    lineage: Lineage | None = None,
 ) -> str:
     """Write a bundle and return its ``model_id``.
 
@@ -222,6 +234,7 @@ def write_bundle(
         config: The run's config: every model field, how images become inputs, how it was trained.
         images: Images that trained or selected it, with the `IMAGE_COLUMNS`; one that is absent becomes null.
         metrics: One record per epoch.
+        lineage: Its parent, if it was tuned from one.
 
     Raises:
         StorageError: If a file cannot be written.
@@ -231,13 +244,13 @@ def write_bundle(
     from feclip.model import build_prompts  # noqa: PLC0415 - see docs/adr/0020
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
-    sink = pa.BufferOutputStream()
-    pq.write_table(_with_image_columns(images), sink)
     files = {
         ADAPTERS_FILE: save(tensors),
-        IMAGES_FILE: sink.getvalue().to_pybytes(),
+        IMAGES_FILE: _parquet(_with_image_columns(images)),
         METRICS_FILE: encode_json({"epochs": metrics}),
     }
+    if lineage is not None:
+        files[LINEAGE_FILE] = encode_json(lineage.to_json())
     training = plain(config)
     record: dict[str, Any] = {
         "schema": SCHEMA,
@@ -274,7 +287,7 @@ def write_calibrated(uri: str, *, bundle: Bundle, calibration: Calibration, imag
         msg = f"{bundle.uri} is model {bundle.model_id[:12]}, the calibration is of {calibration.model_id[:12]}."
         raise BundleError(msg)
     added = {CALIBRATION_FILE: encode_json(calibration.to_json())}
-    _write_with(uri, bundle=bundle, added=added, images=images, role="calibrated")
+    _write_with(uri, bundle=bundle, added=added, images=_with_images(bundle.images, images, role="calibrated"))
 
 
 def write_banked(uri: str, *, bundle: Bundle, bank: StoredBank, images: pa.Table) -> str:
@@ -298,7 +311,24 @@ def write_banked(uri: str, *, bundle: Bundle, bank: StoredBank, images: pa.Table
     assert bundle.memory_bank is None
     assert bank.parent_model_id == bundle.model_id
     added = {BANK_FILE: save(bank.rows), BANK_RECORD_FILE: encode_json(bank.record())}
-    return _write_with(uri, bundle=bundle, added=added, images=images, role=BANK_ROLE, bank=bank)
+    images = _with_images(bundle.images, images, role=BANK_ROLE)
+    return _write_with(uri, bundle=bundle, added=added, images=images, bank=bank)
+
+
+def write_tuned(uri: str, *, tuned: Bundle, lineage: Lineage, images: pa.Table) -> None:
+    """Write a tuned bundle again, with its lineage; each file appears whole or not at all, ``config.json`` last.
+
+    Args:
+        uri: Folder or ``s3://`` prefix, another than the bundle's own.
+        tuned: The bundle as training wrote it.
+        lineage: Its parent, and how it compares with it.
+        images: Every image that made it or its parent, with the `IMAGE_COLUMNS`.
+
+    Raises:
+        BundleError: If the bundle was replaced meanwhile.
+        StorageError: If a file cannot be read or written.
+    """
+    _write_with(uri, bundle=tuned, added={LINEAGE_FILE: encode_json(lineage.to_json())}, images=images)
 
 
 def _write_with(
@@ -307,21 +337,18 @@ def _write_with(
     bundle: Bundle,
     added: Mapping[str, bytes],
     images: pa.Table,
-    role: str,
     bank: StoredBank | None = None,
 ) -> str:
-    """Write a bundle again with further files and images; return its ``model_id``."""
+    """Write a bundle again with further files and with these images; return its ``model_id``."""
     record, _ = _read_record(bundle.uri)
     kept = [name for name in record["files"] if name not in (IMAGES_FILE, CALIBRATION_FILE)]
     files = {name: read_bytes(join_uri(bundle.uri, name), max_bytes=MAX_FILE_BYTES) for name in kept}
     if record["model_id"] != bundle.model_id or any(
         record["files"][name] != hashlib.sha256(content).hexdigest() for name, content in files.items()
     ):
-        msg = f"{bundle.uri} was replaced while it was calibrated; calibrate it again."
+        msg = f"{bundle.uri} was replaced in the meantime; submit the same command again."
         raise BundleError(msg)
-    sink = pa.BufferOutputStream()
-    pq.write_table(_with_images(bundle.images, images, role=role), sink)
-    files |= {IMAGES_FILE: sink.getvalue().to_pybytes(), **added}
+    files |= {IMAGES_FILE: _parquet(images), **added}
     record["schema"] = SCHEMA
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     if bank is not None:
@@ -342,6 +369,13 @@ def _with_images(known: pa.Table, images: pa.Table, *, role: str) -> pa.Table:
         for field in schema
     ]
     return pa.concat_tables([known.cast(schema), pa.table(columns, schema=schema)])
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 def read_bundle(uri: str) -> Bundle:
@@ -373,6 +407,7 @@ def read_bundle(uri: str) -> Bundle:
         training=record["training"],
         calibration=_calibration(files.get(CALIBRATION_FILE), uri=uri, model_id=record["model_id"]),
         memory_bank=bank,
+        lineage=_lineage(files.get(LINEAGE_FILE), where=join_uri(uri, LINEAGE_FILE)),
     )
 
 
@@ -452,6 +487,10 @@ def _calibration(content: bytes | None, *, uri: str, model_id: str) -> Calibrati
         msg = f"{where} is of model {calibration.model_id[:12]}, the bundle of {model_id[:12]}; calibrate again."
         raise BundleError(msg)
     return calibration
+
+
+def _lineage(content: bytes | None, *, where: str) -> Lineage | None:
+    return None if content is None else read_lineage(parse_object(content, where=where), where=where)
 
 
 def _model_id(

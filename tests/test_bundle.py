@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feclip.building import build_model
-from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle
+from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle, write_calibrated, write_tuned
 from feclip.bundle_record import sealed
-from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig
+from feclip.calibration import CalibrationOptions, Statistic, calibrate
+from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig, ScoringConfig
 from feclip.errors import BundleError
+from feclip.lineage import Lineage
 from feclip.model import FeClipModel
 
 MODEL = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="screw")
@@ -149,6 +152,30 @@ def test_another_decoding_is_another_model(model: FeClipModel, written: Path, tm
     assert scaled.model_id != full.model_id
     kept = scaled.with_input(InputOverride(image_size=96, resize="squash"))
     assert kept.input["jpeg_decoding"] == "scaled"
+
+
+def test_a_tuned_bundle_keeps_its_lineage_also_when_it_is_calibrated(written: Path, tmp_path: Path) -> None:
+    whole = read_bundle(str(written))
+    lineage = Lineage(parent="/runs/first", parent_id="a" * 64, epoch=1, before={"image_auroc": 0.5}, domains=())
+    images = pa.concat_tables([whole.images, whole.images])
+    write_tuned(str(tmp_path / "tuned"), tuned=whole, lineage=lineage, images=images)
+    tuned = read_bundle(str(tmp_path / "tuned"))
+    assert (tuned.lineage, tuned.model_id, tuned.images.num_rows) == (lineage, whole.model_id, 2)
+    normals = pa.table({"uri": ["/n.png"], "sha256": ["1" * 64]})
+    scores = pa.table({name: pa.array(np.arange(200, dtype=np.float32)) for name in Statistic})
+    scores = scores.append_column("model_id", pa.array([tuned.model_id] * 200))
+    calibration = calibrate(
+        [scores],
+        model_id=tuned.model_id,
+        options=CalibrationOptions(),
+        statistic_options=ScoringConfig().statistic_options,
+    )
+    write_calibrated(str(tmp_path / "calibrated"), bundle=tuned, calibration=calibration, images=normals)
+    calibrated = read_bundle(str(tmp_path / "calibrated"))
+    assert (calibrated.lineage, calibrated.calibration) == (lineage, calibration)
+    shutil.copy(written / "adapters.safetensors", tmp_path / "tuned" / "lineage.json")
+    with pytest.raises(BundleError, match=r"lineage.json is not the file that config.json names"):
+        read_bundle(str(tmp_path / "tuned"))
 
 
 @pytest.mark.parametrize("named", DAMAGES)

@@ -8,16 +8,37 @@ import pyarrow.compute as pc
 import ray
 
 from feclip.config import FinetuneConfig
-from feclip.data import inspect_rows, overlap_check
+from feclip.data import Split, inspect_rows, overlap_check
 from feclip.errors import DataError
 from feclip.progress import Progress
 
-__all__ = ["inspected"]
+__all__ = ["checked_images", "inspected"]
 
 logger = logging.getLogger(__name__)
 
 IMAGES_PER_TASK = 32
 SHOWN_ERRORS = 3  # one line names so many files; all of them are counted
+ROLES = {Split.TRAIN: "trained", Split.HELD_OUT: "selected"}  # what an image did to the bundle
+
+
+def checked_images(manifest: pa.Table, *, config: FinetuneConfig) -> pa.Table:
+    """Return the rows that train or select, found whole, with their role and digests.
+
+    Raises:
+        DataError: If none is left to train on, or one cannot be used.
+    """
+    used = manifest.filter(pc.field("split").isin([split.value for split in ROLES]))
+    trained = used.filter(pc.field("split") == Split.TRAIN.value)
+    if trained.num_rows == 0:
+        msg = f"No image is left to train on in {config.data.manifest or config.data.root}; check the splits."
+        raise DataError(msg)
+    if used.num_rows == trained.num_rows:
+        logger.info("No image is held out (data.protocol a), so epochs report the training loss only.")
+    if not pc.any(trained["has_mask"]).as_py():
+        logger.info("No image has a gt mask, so the mask loss is off and image labels alone train (L_cls).")
+    table = inspected(used, config=config)
+    roles = [ROLES[Split(value)] for value in table["split"].to_pylist()]
+    return table.append_column("role", pa.array(roles, pa.string()))
 
 
 def inspected(table: pa.Table, *, config: FinetuneConfig) -> pa.Table:

@@ -28,13 +28,20 @@ def absolute_paths(config: FinetuneConfig) -> FinetuneConfig:
         root=None if config.data.root is None else absolute_path("data.root", config.data.root),
         manifest=None if config.data.manifest is None else absolute_path("data.manifest", config.data.manifest),
     )
+    guard = dataclasses.replace(
+        config.guard,
+        root=None if config.guard.root is None else absolute_path("guard.root", config.guard.root),
+        manifest=None if config.guard.manifest is None else absolute_path("guard.manifest", config.guard.manifest),
+    )
     optim = config.optim
     if optim.prefix_cache_folder is not None:
         folder = absolute_path("optim.prefix_cache_folder", optim.prefix_cache_folder)
         optim = dataclasses.replace(optim, prefix_cache_folder=folder)
     return dataclasses.replace(
         config,
+        parent=None if config.parent is None else absolute_path("parent", config.parent).rstrip("/"),
         data=data,
+        guard=guard,
         optim=optim,
         model=dataclasses.replace(config.model, pretrained=pretrained),
         output=absolute_path("output", config.output),

@@ -12,31 +12,39 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from feclip.bundle import write_bundle
+from feclip.bundle import Bundle, write_bundle
 from feclip.cluster.monitoring import RunTags
 from feclip.cluster.training_watch import TrainingWatch
 from feclip.config import FinetuneConfig
 from feclip.data import is_local, join_uri
 from feclip.errors import FeclipError, RunError, folded
+from feclip.lineage import Lineage
 from feclip.logs import configure_worker, fields
-from feclip.training import RUN_FOLDER, TrainState, fit_config, read_run_images
+from feclip.training import RUN_FOLDER, TrainState, best_epoch, claimed_parent, fit_config, read_run_images
 
-__all__ = ["train"]
+__all__ = ["bundle_of_training", "train"]
 
 logger = logging.getLogger(__name__)
 
 RUN_NAME = "train"  # Ray Train resumes what has the same storage path and name
 PRINT_PATCH_VARIABLE = "RAY_TRAIN_ENABLE_PRINT_PATCH"  # Ray Train hands it to its workers
+TUNED_FOLDER = "tuned"
 KEPT_CHECKPOINTS = 2
 CONTROLLER_FAILURES = 3
 
 
-def train(config: FinetuneConfig, *, progress: bool) -> None:
+def bundle_of_training(config: FinetuneConfig) -> str:
+    """Return where training writes its bundle: the output, or below it where the guard has to see a bundle first."""
+    return config.output if config.parent is None else join_uri(config.output, RUN_FOLDER, TUNED_FOLDER)
+
+
+def train(config: FinetuneConfig, *, progress: bool, parent_id: str | None = None) -> None:
     """Train on the cluster until the bundle is written; goes on from the last checkpoint in the output.
 
     Args:
         config: The run, with absolute paths.
         progress: Whether to draw a bar of the steps.
+        parent_id: ``model_id`` of the parent that is tuned.
 
     Raises:
         RunError: If training failed for good, in one line with its cause.
@@ -46,7 +54,12 @@ def train(config: FinetuneConfig, *, progress: bool) -> None:
     path, filesystem = _train_storage(join_uri(config.output, RUN_FOLDER))
     trainer = _Trainer(
         _worker,
-        train_loop_config={"config": config, "progress": progress, "tags": RunTags.of("finetune")},
+        train_loop_config={
+            "config": config,
+            "parent_id": parent_id,
+            "progress": progress,
+            "tags": RunTags.of("finetune"),
+        },
         scaling_config=ScalingConfig(num_workers=config.cluster.num_workers, use_gpu=config.cluster.use_gpu),
         run_config=RunConfig(
             name=RUN_NAME,
@@ -83,18 +96,21 @@ def _worker(loop: dict[str, object]) -> str | None:
     Returns:
         The message of an error that every rank has met alike and that a restart would meet again, or None.
     """
-    config, tags = loop["config"], loop["tags"]
+    config, tags, parent_id = loop["config"], loop["tags"], loop["parent_id"]
     assert isinstance(config, FinetuneConfig)
     assert isinstance(tags, RunTags)
+    assert parent_id is None or isinstance(parent_id, str)
     rank = ray.train.get_context().get_world_rank()
     configure_worker(speaks=rank == 0, rank=rank)
     torch.manual_seed(config.seed * ray.train.get_context().get_world_size() + rank)
     images = read_run_images(config.output)
     try:
+        parent = claimed_parent(config, model_id=parent_id)
         with TrainingWatch(tags, num_epochs=config.optim.epochs, draws=bool(loop["progress"])) as watch:
             model, state = fit_config(
                 config,
                 images=images,
+                parent=parent,
                 device=get_device(),
                 state=_last_state(),
                 on_epoch=lambda state: _report(state, epochs=config.optim.epochs, watch=watch),
@@ -103,8 +119,22 @@ def _worker(loop: dict[str, object]) -> str | None:
     except RunError as error:
         return str(error)
     if rank == 0:
-        write_bundle(config.output, model=model, config=config, images=images, metrics=state.metrics)
+        lineage = None if parent is None else _lineage(parent, state=state)
+        uri = bundle_of_training(config)
+        write_bundle(uri, model=model, config=config, images=images, metrics=state.metrics, lineage=lineage)
     return None
+
+
+def _lineage(parent: Bundle, *, state: TrainState) -> Lineage:
+    """Return the lineage of a tuned bundle that the guard has not seen."""
+    assert state.before is not None
+    return Lineage(
+        parent=parent.uri,
+        parent_id=parent.model_id,
+        epoch=best_epoch(state.before, state.metrics),
+        before=state.before,
+        domains=(),
+    )
 
 
 def _last_state() -> TrainState | None:

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from feclip.building import check_model, read_labelled
-from feclip.cluster.finetune import checked_images, finetune
+from feclip.cluster.finetune import finetune
+from feclip.cluster.inspection import checked_images
 from feclip.cluster.paths import absolute_path, absolute_paths
 from feclip.cluster.session import require_resources, room_for_trials, session, use_endpoint
 from feclip.cluster.trials import run_trials

@@ -30,6 +30,7 @@ from feclip.config.doctor import DoctorConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
+from feclip.config.guarding import GuardConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.memory_bank import ALL_SHOTS, BankConfig
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
@@ -74,6 +75,7 @@ __all__ = [
     "EvaluatedSplit",
     "EvaluationDataConfig",
     "FinetuneConfig",
+    "GuardConfig",
     "Indices",
     "JpegDecoder",
     "JpegDecoding",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from feclip.config.checks import require, require_member, require_seed, require_uris
 from feclip.config.choices import JpegDecoding, Layout, Precision, PrefixCache, Protocol, Resize, ValidRegion
 from feclip.config.cluster import ClusterConfig
+from feclip.config.guarding import GuardConfig
 from feclip.config.lists import Names, Shares
 from feclip.config.model import ModelConfig
 
@@ -105,6 +106,8 @@ class OptimConfig:
     """Adam step size (paper, Section 4.2)."""
     epochs: int = 9
     """Passes over the training images (paper, Section 4.2); 0 writes a valid zero-shot bundle."""
+    patience: int | None = None
+    """Epochs without a higher held-out image AUROC after which the tuning of a parent ends; null takes all epochs."""
     batch_size: int = 16
     """Images per optimiser step over all workers (paper, Section 4.2)."""
     grad_clip: float | None = None
@@ -127,6 +130,8 @@ class OptimConfig:
         require("optim.learning_rate", self.learning_rate, rule="above 0", holds=self.learning_rate > 0)
         require("optim.epochs", self.epochs, rule="at least 0", holds=self.epochs >= 0)
         require("optim.batch_size", self.batch_size, rule="at least 1", holds=self.batch_size >= 1)
+        if self.patience is not None:
+            require("optim.patience", self.patience, rule="at least 1", holds=self.patience >= 1)
         require("optim.weight_decay", self.weight_decay, rule="at least 0", holds=self.weight_decay >= 0)
         if self.grad_clip is not None:
             require("optim.grad_clip", self.grad_clip, rule="above 0", holds=self.grad_clip > 0)
@@ -145,6 +150,10 @@ class FinetuneConfig:
 
     output: str
     """Folder or s3:// prefix of the bundle; submitted again, the run goes on from its last epoch."""
+    parent: str | None = None
+    """Bundle to tune further, as on field images with image labels alone; null starts anew. The model, and how images
+    become inputs, are the parent's: leave these fields out. The epoch is chosen on held-out images, the parent itself
+    among the choices."""
     data: DataConfig = field(default_factory=DataConfig)
     """The labelled images; not read where optim.epochs is 0."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -153,6 +162,8 @@ class FinetuneConfig:
     """The loss."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    """Images of the old domain, on which a tuned bundle is compared with its parent."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The cluster."""
     seed: int = 0
@@ -174,3 +185,20 @@ class FinetuneConfig:
                 f"since it counts the images of all workers; got {self.optim.batch_size}."
             )
             raise ValueError(msg)
+        self._check_tuning()
+
+    def _check_tuning(self) -> None:
+        """Refuse what has no meaning with a parent, or without one."""
+        require_uris("", parent=self.parent)
+        if self.parent is None:
+            if self.optim.patience is not None or self.guard != GuardConfig():
+                name = "guard" if self.optim.patience is None else "optim.patience"
+                msg = f"{name} is for the tuning of a parent: give parent, or leave it out."
+                raise ValueError(msg)
+            return
+        if not self.parent.strip() or self.parent.rstrip("/") == self.output.rstrip("/"):
+            msg = f"parent must be a bundle in another place than output, got {self.parent!r}."
+            raise ValueError(msg)
+        require(
+            "optim.epochs", self.optim.epochs, rule="at least 1 where a parent is given", holds=self.optim.epochs >= 1
+        )

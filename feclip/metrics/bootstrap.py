@@ -8,6 +8,7 @@ Letters: N images, R resamples.
 
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from feclip.metrics.binned_pixels import BinnedPixels
 from feclip.metrics.pixel_counts import PixelCounts
 from feclip.metrics.ranking import FPRS, Column, image_metrics
 
-__all__ = ["bootstrap_intervals", "bootstrap_means", "bootstrap_values"]
+__all__ = ["bootstrap_intervals", "bootstrap_means", "bootstrap_pairs", "bootstrap_values"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,12 +52,80 @@ def bootstrap_values(
         ValueError: If the number of ``pixels`` is another than that of images, and as ``image_metrics`` does.
     """
     scores, classes = np.asarray(logits), np.asarray(labels).astype(np.bool_)
-    if pixels and len(pixels) != len(scores):
-        msg = f"pixels must hold the counts of each of the {len(scores)} images on its own, got {len(pixels)}."
-        raise ValueError(msg)
+    _check_pixels(pixels, num_images=len(scores))
     order = np.lexsort((scores, classes))
     rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
     weights = _draw(classes[order], rng=rng, num_resamples=num_resamples)
+    return _values(scores, classes, pixels, order=order, weights=weights, fprs=fprs)
+
+
+def bootstrap_pairs(
+    before: Column,
+    after: Column,
+    labels: Column,
+    *,
+    pixels: tuple[Sequence[PixelCounts], Sequence[PixelCounts]] = ((), ()),
+    seed: int,
+    category: str = "",
+    num_resamples: int = 1000,
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Return the metrics of two models on the same resamples of one category, so that their differences can be taken.
+
+    Args:
+        before: Scores of one model, of shape ``(N,)``.
+        after: Scores of the other on the same images, in the same order.
+        labels: As for `bootstrap_values`.
+        pixels: The counts of each image on its own by each of the two, in the same order; empty for the image metrics
+            alone.
+        seed: Same seed and order of the images, same resamples.
+        category: As for `bootstrap_values`.
+        num_resamples: R.
+
+    Returns:
+        For each model, what `bootstrap_values` returns.
+
+    Raises:
+        ValueError: If there are two numbers of images, and as `bootstrap_values` does.
+
+    Example:
+        >>> before, labels = np.float32([0, 2, 1, 3]), np.array([0, 0, 1, 1])
+        >>> one, other = bootstrap_pairs(before, before + 5, labels, seed=0)
+        >>> bool((one["image_auroc"] == other["image_auroc"]).all())  # other scores, the same ranking
+        True
+    """
+    models = [np.asarray(before), np.asarray(after)]
+    classes = np.asarray(labels).astype(np.bool_)
+    if any(len(scores) != len(classes) for scores in models):
+        msg = f"before and after must hold a score of each of the {len(classes)} images."
+        raise ValueError(msg)
+    order = np.argsort(classes, kind="stable")
+    rng = np.random.default_rng([seed, zlib.crc32(category.encode())])
+    weights = _draw(classes[order], rng=rng, num_resamples=num_resamples)
+    for own in pixels:
+        _check_pixels(own, num_images=len(classes))
+    one, other = (
+        _values(scores, classes, own, order=order, weights=weights, fprs=FPRS)
+        for scores, own in zip(models, pixels, strict=True)
+    )
+    return one, other
+
+
+def _check_pixels(pixels: Sequence[PixelCounts], *, num_images: int) -> None:
+    if pixels and len(pixels) != num_images:
+        msg = f"pixels must hold the counts of each of the {num_images} images on its own, got {len(pixels)}."
+        raise ValueError(msg)
+
+
+def _values(
+    scores: npt.NDArray[Any],
+    classes: npt.NDArray[np.bool_],
+    pixels: Sequence[PixelCounts],
+    *,
+    order: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.int64],
+    fprs: tuple[float, ...],
+) -> dict[str, Floats]:
+    """Return the metrics of each resample; ``weights`` says how often each image is in it, in that order of images."""
     resamples = (order[np.repeat(np.arange(len(order)), row)] for row in weights)
     found = [image_metrics(scores[chosen], classes[chosen], fprs=fprs) for chosen in resamples]
     if pixels:

@@ -14,6 +14,7 @@ from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVA
 from feclip.config import flat_fields
 from feclip.data import FolderEntry, exists, join_uri, list_children, parse_parquet, read_bytes
 from feclip.errors import RunError
+from feclip.lineage import Lineage
 
 __all__ = ["EvaluationTable", "read_evaluations", "training_content"]
 
@@ -64,6 +65,7 @@ def training_content(bundle: Bundle, *, evaluations: list[EvaluationTable]) -> d
             "Model": f"{model.backbone} at {model.image_size} px, model_id {bundle.model_id[:12]}",
             "Images as inputs": ", ".join(f"{name} {value}" for name, value in bundle.input.items()),
             "Epochs": len(bundle.metrics),
+            **_lineage(bundle.lineage),
         },
         "last": [(name, bundle.metrics[-1].get(name)) for name in names],
         "images": sorted(Counter(str(role) for role in bundle.images["role"].to_pylist()).items()),
@@ -81,6 +83,15 @@ def training_content(bundle: Bundle, *, evaluations: list[EvaluationTable]) -> d
             ],
         },
     }
+
+
+def _lineage(lineage: Lineage | None) -> dict[str, str]:
+    """Return in words the parent of a tuned bundle, and how it compares with it."""
+    if lineage is None:
+        return {}
+    chosen = "the parent's own weights: no epoch was better" if lineage.epoch == 0 else f"epoch {lineage.epoch}"
+    guard = {f"Guard, {domain.name} ({domain.source})": str(domain) for domain in lineage.domains}
+    return {"Tuned from": f"{lineage.parent}, model_id {lineage.parent_id[:12]}; chosen: {chosen}", **guard}
 
 
 def _folders(uri: str) -> Iterator[str]:

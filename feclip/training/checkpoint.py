@@ -1,11 +1,12 @@
 """The state of a run after an epoch: more than a bundle, so that a resumed run equals an unbroken one.
 
 A checkpoint is a folder of two files: ``state.safetensors`` (trained tensors, Adam's moments, generator states) and
-``state.json`` (finished epochs, metrics so far, the backbone's digest). No pickle is written or read.
+``state.json`` (finished epochs, metrics so far, the backbone's digest). Where an epoch is chosen, also the tensors of
+the best one so far and the held-out metrics before training. No pickle is written or read.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from feclip.data import parse_json
+from feclip.data import is_number, parse_json
 from feclip.errors import RunError
 
 __all__ = ["TrainState"]
@@ -39,12 +40,16 @@ class TrainState:
     """One record per finished epoch."""
     backbone_digest: str
     """Digest of the frozen backbone that the tensors were trained on."""
+    before: dict[str, float] | None = None
+    """Held-out metrics of the start; None where no epoch is chosen."""
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Adapters and patch head of the best epoch so far, the start among them; empty where no epoch is chosen."""
 
     def save(self, folder: Path) -> None:
         """Write both files into ``folder``, which exists."""
         tensors = {
             f"{kind}/{name}": tensor.detach().cpu().contiguous()
-            for kind, group in (("trained", self.trained), ("adam", self.moments), ("generator", self.generators))
+            for kind, group in self._groups().items()
             for name, tensor in group.items()
         }
         record = {
@@ -52,9 +57,13 @@ class TrainState:
             "epoch": self.epoch,
             "metrics": self.metrics,
             "backbone_digest": self.backbone_digest,
-        }
+        } | ({} if self.before is None else {"before": self.before})
         save_file(tensors, folder / TENSORS_FILE)
         (folder / RECORD_FILE).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+    def _groups(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Return the tensors by the first part of their names in the file."""
+        return {"trained": self.trained, "adam": self.moments, "generator": self.generators, "best": self.best}
 
     @classmethod
     def load(cls, folder: Path) -> "TrainState":
@@ -75,7 +84,7 @@ class TrainState:
         if not _is_whole(record):
             msg = f"The record of the checkpoint in {folder} is none; delete it to go on from the one before."
             raise RunError(msg)
-        groups: dict[str, dict[str, torch.Tensor]] = {"trained": {}, "adam": {}, "generator": {}}
+        groups: dict[str, dict[str, torch.Tensor]] = {"trained": {}, "adam": {}, "generator": {}, "best": {}}
         for key, tensor in tensors.items():
             kind, _, name = key.partition("/")
             if kind not in groups:
@@ -89,16 +98,21 @@ class TrainState:
             generators=groups["generator"],
             metrics=record["metrics"],
             backbone_digest=record["backbone_digest"],
+            before=record.get("before"),
+            best=groups["best"],
         )
 
 
 def _is_whole(record: dict[str, Any]) -> bool:
     """Tell whether a record has its fields, and as many metrics as epochs."""
     epoch, metrics, digest = (record.get(name) for name in ("epoch", "metrics", "backbone_digest"))
+    before = record.get("before", {})
     return (
         isinstance(epoch, int)
         and isinstance(metrics, list)
         and len(metrics) == epoch
         and all(isinstance(found, dict) for found in metrics)
         and isinstance(digest, str)
+        and isinstance(before, dict)
+        and all(map(is_number, before.values()))
     )

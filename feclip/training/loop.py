@@ -8,7 +8,7 @@ the gradients of the ranks are summed. An uneven last shard is thereby weighted 
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -20,11 +20,13 @@ from feclip.errors import RunError
 from feclip.model import FeClipModel, FeClipOutput, autocast
 from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
+from feclip.training.choosing import best_epoch, is_over
 from feclip.training.held_out import held_out_metrics
 from feclip.training.loss_sums import loss_sums, mean_loss, mean_terms
 from feclip.training.prefix_cache import open_stores
 from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
+from feclip.training.reach import class_parameters
 
 __all__ = ["Step", "fit"]
 
@@ -64,10 +66,12 @@ def fit(
     state: TrainState | None,
     on_epoch: Callable[[TrainState], None],
     on_step: Callable[[Step], None] = lambda _: None,
+    chooses: bool = False,
 ) -> TrainState:
     """Train until ``optim.epochs`` epochs are finished, from ``state`` if there is one.
 
-    Every rank calls it with the same arguments; it returns the same on each.
+    Every rank calls it with the same arguments; it returns the same on each. Where no image that trains has a gt mask,
+    what no class score depends on stays as it is.
 
     Args:
         model: The model; its adapters and patch head are changed in place, nothing else is.
@@ -81,6 +85,8 @@ def fit(
         state: State to go on from; its epochs are not repeated.
         on_epoch: Called by every rank after each epoch with the state to keep.
         on_step: Called after each step, by every rank.
+        chooses: Whether the state carries the tensors of the best epoch on the held-out images, the start among them,
+            and ``optim.patience`` may end training.
 
     Returns:
         The state after the last epoch.
@@ -91,11 +97,13 @@ def fit(
     """
     model.to(device).train()
     model.gradient_checkpointing = optim.gradient_checkpointing
-    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    reached = set(trainable) if bool(train.has_mask.any()) else class_parameters(model)
+    parameters = {name: parameter for name, parameter in trainable.items() if name in reached}
     adam = torch.optim.Adam(parameters.values(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
     if state is not None:
         _restore(state, model=model, parameters=parameters, adam=adam, device=device)
-    require_equal(dict(parameters), device=device)
+    require_equal(dict(trainable), device=device)
     step_model = replicated(model, device=device)
     state = state or _state(model, parameters=parameters, adam=adam, device=device, metrics=[])
     if state.epoch >= optim.epochs:
@@ -105,7 +113,12 @@ def fit(
         PrefixSource(model, images, precision=optim.precision, device=device, num_threads=num_threads, store=store)
         for images, store in zip([train, held_out], stores, strict=True)
     )
+    if chooses and state.before is None:
+        state = replace(state, before=held_out_metrics(judged), best=state.trained)
     for epoch in range(state.epoch, optim.epochs):
+        if state.before is not None and is_over(state.before, state.metrics, patience=optim.patience):
+            logger.info("No higher held-out image AUROC in %d epochs: training ends.", optim.patience)
+            break
         batches = epoch_batches(len(train), batch_size=optim.batch_size, seed=seed, epoch=epoch)
         totals = torch.zeros(5, dtype=torch.float64, device=device)
         begun = time.perf_counter()
@@ -130,7 +143,11 @@ def fit(
                 )
             )
         record = {"epoch": epoch + 1, **mean_terms(totals, loss=loss), **held_out_metrics(judged)}
+        before, best = state.before, state.best
         state = _state(model, parameters=parameters, adam=adam, device=device, metrics=[*state.metrics, record])
+        if before is not None:
+            is_best = best_epoch(before, state.metrics) == state.epoch
+            state = replace(state, before=before, best=state.trained if is_best else best)
         on_epoch(state)
     return state
 

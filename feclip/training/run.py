@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import torch
 
 from feclip.building import build_images, build_model
+from feclip.bundle import Bundle
 from feclip.config import FinetuneConfig
 from feclip.data import Split
 from feclip.model import FeClipModel
@@ -20,6 +21,7 @@ def fit_config(
     config: FinetuneConfig,
     *,
     images: pa.Table,
+    parent: Bundle | None = None,
     device: torch.device,
     state: TrainState | None,
     on_epoch: Callable[[TrainState], None],
@@ -31,19 +33,21 @@ def fit_config(
         config: The run.
         images: Its images with their splits; those of ``train`` train, those of ``held_out`` are for the metrics, and
             no other is opened.
+        parent: Bundle whose tensors training starts from, and among whose tuned epochs the best is chosen.
         device: Where the model computes.
         state: State to go on from.
         on_epoch: See :func:`feclip.training.fit`.
         on_step: See :func:`feclip.training.fit`.
 
     Returns:
-        The trained model and its last state.
+        The trained model, that of the best epoch where a parent is tuned, and the last state.
 
     Raises:
+        BundleError: If the parent cannot be built.
         ConfigError: If the model cannot be built.
         RunError: If training cannot go on.
     """
-    model = build_model(config.model, seed=config.seed)
+    model = build_model(config.model, seed=config.seed) if parent is None else parent.build()
 
     def of(split: Split) -> pa.Table:
         return images.filter(pc.field("split") == split.value)
@@ -60,5 +64,8 @@ def fit_config(
         state=state,
         on_epoch=on_epoch,
         on_step=on_step,
+        chooses=parent is not None,
     )
+    if parent is not None:
+        model.load_trainable_state_dict(last.best)
     return model, last

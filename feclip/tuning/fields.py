@@ -25,6 +25,7 @@ KEPT_FIELDS = {
     "model.pretrained": "the weights belong to the backbone, so give each its own sweep",
     "model.init_seed": "a seed is no choice",
     "optim.epochs": "trials are compared after the same number of epochs",
+    "optim.patience": "it ends the tuning of a parent, and a trial has none",
     **dict.fromkeys(SPEED_FIELDS, "it changes no trial beyond rounding"),
 }
 SEARCHABLE_FIELDS = tuple(

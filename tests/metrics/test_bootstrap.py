@@ -8,6 +8,7 @@ from feclip.metrics import (
     PixelCounts,
     bootstrap_intervals,
     bootstrap_means,
+    bootstrap_pairs,
     bootstrap_values,
     image_metrics,
     mean_over_categories,
@@ -70,6 +71,18 @@ def test_one_seed_gives_one_result_in_whatever_order_the_images_stand() -> None:
     for other in ({"seed": 4}, {"seed": 3, "category": "screw"}):
         changed = bootstrap_values(logits, labels, num_resamples=20, **other)  # type: ignore[arg-type]
         assert not np.array_equal(first["image_auroc"], changed["image_auroc"])
+
+
+def test_pairs_are_drawn_alike_for_both_and_so_is_their_order() -> None:
+    logits, labels = draw_images(num_images=40)
+    other = logits[::-1].copy()
+    one, two = bootstrap_pairs(logits, other, labels, seed=0, num_resamples=30)
+    again, same = bootstrap_pairs(other, other, labels, seed=0, num_resamples=30)
+    assert np.array_equal(two["image_auroc"], again["image_auroc"])
+    assert np.array_equal(again["image_auroc"], same["image_auroc"])
+    assert not np.array_equal(one["image_auroc"], two["image_auroc"])
+    with pytest.raises(ValueError, match="a score of each of the 40 images"):
+        bootstrap_pairs(logits, other[:3], labels, seed=0)
 
 
 def test_each_resample_keeps_the_number_of_both_classes() -> None:

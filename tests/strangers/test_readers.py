@@ -51,6 +51,7 @@ from feclip.data import visa as visa_module
 from feclip.errors import BundleError, ConfigError, DataError, RunError, StorageError
 from feclip.evaluation import RESULT_SCHEMA, identity_of
 from feclip.evaluation import claim as evaluation_claim_module
+from feclip.lineage import Change, Domain, Lineage, read_lineage
 from feclip.reproduction import numbers as numbers_module
 from feclip.reproduction import read_result
 from feclip.score_keys import keys_of, scores_of
@@ -161,6 +162,11 @@ SPACE = {"model.num_taps": {"int": [1, 8], "bounded_by": "blocks"}, "model.paddi
 TRIAL = TrialRecord(
     number=1, values={"loss.dice_weight": 0.5}, starts=(0,), epochs=({"image_auroc": 0.5},), seconds=1.0
 )
+CHANGE = Change(metric="image_auroc", before=0.9, after=0.8, low=-0.15, high=-0.05)
+LINEAGE = Lineage(
+    parent="/runs/first", parent_id=MODEL_ID, epoch=1, before={"image_auroc": 0.9},
+    domains=(Domain(name="old", source="/data", num_images=40, num_anomalous=20, changes=(CHANGE,)),),
+)  # fmt: skip
 MASK = pack_valid_pixels(np.eye(8, dtype=np.bool_))[1] or b""
 
 EVALUATION = EvaluateConfig(bundle=Names(("/runs/first",)), data=EvaluationDataConfig(root="/data"))
@@ -188,6 +194,11 @@ RECORDS: dict[str, Reader] = {
         lambda content: read_calibration(parse_object(content, where="-")).calibration_id,
         BundleError,
         encode_json(calibration_of(MODEL_ID).to_json()),
+    ),
+    "lineage": Reader(
+        lambda content: str(read_lineage(parse_object(content, where="-"), where="-").domains[-1:]),
+        BundleError,
+        encode_json(LINEAGE.to_json()),
     ),
     "metrics": Reader(
         lambda content: read_epochs(parse_object(content, where="-"), where="-"),

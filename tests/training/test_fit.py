@@ -124,11 +124,14 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(manifest: pa.Table, dat
         run_fit(manifest, data, optim=wild)
 
 
-def test_image_labels_alone_train_through_the_class_loss(manifest: pa.Table, data: DataConfig) -> None:
+def without_masks(manifest: pa.Table) -> pa.Table:
     labels_only = manifest.drop_columns(["mask_uri", "has_mask"])
     labels_only = labels_only.append_column("mask_uri", pa.nulls(manifest.num_rows, pa.string()))
-    labels_only = labels_only.append_column("has_mask", pa.array([False] * manifest.num_rows))
-    last, _ = run_fit(labels_only, data)
+    return labels_only.append_column("has_mask", pa.array([False] * manifest.num_rows))
+
+
+def test_image_labels_alone_train_through_the_class_loss(manifest: pa.Table, data: DataConfig) -> None:
+    last, _ = run_fit(without_masks(manifest), data)
     assert "focal_loss" not in last.metrics[0]
     assert "pixel_auroc" not in last.metrics[0]
     fresh = build_model(MODEL, seed=7).trainable_state_dict()
@@ -137,7 +140,7 @@ def test_image_labels_alone_train_through_the_class_loss(manifest: pa.Table, dat
 
 
 def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> None:
-    """Run two fits as one of several ranks; rank 0 writes their metrics and the bytes of DDP's buckets."""
+    """Run three fits as one of several ranks; rank 0 writes their metrics and the bytes of DDP's buckets."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     data = small_data(root)
@@ -146,19 +149,25 @@ def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> 
         OPTIM, gradient_checkpointing=True, prefix_cache=PrefixCache.disk, prefix_cache_folder=f"{folder}/kept"
     )
     fits = {name: run_fit(manifest, data, optim=optim)[0] for name, optim in (("plain", OPTIM), ("saving", saving))}
+    fits["labels"], _ = run_fit(without_masks(manifest), data, chooses=True)
     model = build_model(MODEL, seed=7)
     step_model = replicated(model, device=CPU)
     step_model(model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)), None).token_logits.sum().backward()
     buckets = step_model._get_ddp_logging_data()["bucket_sizes"]  # noqa: SLF001 - torch's own way to tell
     if rank == 0:
-        metrics = {name: last.metrics for name, last in fits.items()}
+        metrics: dict[str, object] = {name: last.metrics for name, last in fits.items()}
+        metrics["before"] = fits["labels"].before
         sizes = [int(size) for size in buckets.split(",")]
         Path(folder, "result.json").write_text(json.dumps(metrics | {"bucket_bytes": sum(sizes)}))
     distributed.destroy_process_group()
 
 
 def test_two_ranks_reach_the_loss_of_one_and_exchange_what_trains(
-    small_mvtec: Path, unbroken: tuple[TrainState, list[TrainState]], manifest: pa.Table, tmp_path: Path
+    small_mvtec: Path,
+    unbroken: tuple[TrainState, list[TrainState]],
+    manifest: pa.Table,
+    data: DataConfig,
+    tmp_path: Path,
 ) -> None:
     num_train = manifest["split"].to_pylist().count("train")
     assert num_train % OPTIM.batch_size == 1  # the last batch has one image, so one rank has none
@@ -170,4 +179,7 @@ def test_two_ranks_reach_the_loss_of_one_and_exchange_what_trains(
     for one, plain, saving in zip(unbroken[0].metrics, found["plain"], found["saving"], strict=True):
         assert plain == pytest.approx(one, rel=1e-4)
         assert saving == pytest.approx(one, rel=1e-4)
+    alone, _ = run_fit(without_masks(manifest), data, chooses=True)
+    for one, labels in zip([alone.before, *alone.metrics], [found["before"], *found["labels"]], strict=True):
+        assert labels == pytest.approx(one, rel=1e-4)
     assert found["bucket_bytes"] == sum(tensor.nbytes for tensor in unbroken[0].trained.values())

@@ -65,6 +65,8 @@ REFUSED: list[tuple[object, str]] = [
     ({"data.resize": {"choice": ["letterbox", "squash"]}}, "data.resize cannot be searched"),
     ({"cluster.num_workers": {"int": [1, 2]}}, "cluster.num_workers cannot be searched"),
     ({"optim.epochs": {"int": [1, 2]}}, "optim.epochs cannot be searched: trials are compared after the same number"),
+    ({"optim.patience": {"int": [1, 2]}}, "optim.patience cannot be searched: it ends the tuning of a parent"),
+    ({"guard.fail_if_worse": {"choice": [True, False]}}, "guard.fail_if_worse cannot be searched"),
     ({"model.backbone": {"choice": ["ViT-B-16"]}}, "model.backbone cannot be searched"),
     ({"model.fusion_weight": 0.1}, "must name one distribution of uniform, loguniform, int, choice"),
     ({"model.fusion_weight": {"normal": [0, 1]}}, "must name one distribution"),
