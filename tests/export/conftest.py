@@ -1,0 +1,76 @@
+"""A bundle on the demonstration backbone with thresholds, exported once in each format, and some images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from feclip.__main__ import main
+from feclip.building import build_model
+from feclip.bundle import read_bundle, write_bundle, write_calibrated
+from feclip.calibration import CalibrationOptions, StatisticOptions, calibrate
+from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
+from feclip.demo import FAMILIES, render
+
+NUM_NORMALS = 24
+OPTIONS = StatisticOptions(topk_fraction=0.05, smoothing_sigma=0.5)
+SHAPES = ((60, 130), (112, 112), (150, 50), (33, 31))
+"""Height and width of the images, pixels: padding above and below, none, left and right, and one that is enlarged."""
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Write a bundle with thresholds on random adapters; fields are those of its model."""
+
+    def make(*, rule: str = "either", options: StatisticOptions = OPTIONS, **fields: object) -> str:
+        folder = tmp_path_factory.mktemp("exported-bundle")
+        config = ModelConfig(**{"backbone": "feclip-demo", "num_taps": 2} | fields)  # type: ignore[arg-type]
+        run = FinetuneConfig(output=str(folder / "plain"), model=config, optim=OptimConfig(epochs=0))
+        images = pa.table({"uri": ["/trained.png"], "role": ["trained"], "sha256": ["0" * 64]})
+        model = build_model(config, seed=3)
+        write_bundle(str(folder / "plain"), model=model, config=run, images=images, metrics=[])
+        plain = read_bundle(str(folder / "plain"))
+        logits = np.linspace(-2, 2, NUM_NORMALS, dtype=np.float32)
+        columns = dict.fromkeys(("image_logit", "map_max", "map_topk_mean"), logits)
+        table = pa.table({"model_id": [plain.model_id] * NUM_NORMALS, **columns})
+        wanted = CalibrationOptions(percentiles=("60",), rule=rule)  # type: ignore[arg-type]
+        calibration = calibrate([table], model_id=plain.model_id, options=wanted, statistic_options=options)
+        normals = pa.table({"uri": ["/normal.png"], "sha256": ["1" * 64]})
+        write_calibrated(str(folder / "calibrated"), bundle=plain, calibration=calibration, images=normals)
+        return str(folder / "calibrated")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(make_bundle: Callable[..., str]) -> str:
+    return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def onnx_file(demo_bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    assert main(["export", "--bundle", demo_bundle, "--output", str(path), "--num_check_images", "7"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def torch_file(demo_bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("torch") / "model.pt2"
+    argv = ["export", "--bundle", demo_bundle, "--output", str(path), "--format", "torch", "--batch_size", "2"]
+    assert main([*argv, "--num_check_images", "7"]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures of `SHAPES`, every second one with a defect."""
+    folder = tmp_path_factory.mktemp("images")
+    for index, (size, family) in enumerate(zip(SHAPES, FAMILIES["unseen"] * 2, strict=False)):
+        defect = "stain" if index % 2 else None
+        drawn = render(seed=7, stream=("image", index), family=family, size=(max(size[0], 32), max(size[1], 32)), defect_type=defect)
+        Image.fromarray(drawn.image[: size[0], : size[1]]).save(folder / f"part {index}.png")
+    return folder
