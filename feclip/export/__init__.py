@@ -2,8 +2,8 @@
 
     bundle -> ExportedModel (static shapes, from bytes to scores) -> file's bytes -> compared with PyTorch -> written
 
-The file takes letterboxed RGB bytes and valid pixels, and holds what a program needs beside: the recipe of its input and
-the thresholds. What disagrees with PyTorch is never written.
+The file takes letterboxed RGB bytes and valid pixels, and holds what a program needs beside: the recipe of its input
+and the thresholds. What disagrees with PyTorch is never written.
 """
 
 from feclip.export.job import export

@@ -24,6 +24,7 @@ from feclip.progress import Progress
 
 __all__ = ["Agreement", "compare"]
 
+
 @dataclass(kw_only=True)
 class Agreement:
     """How far a file and PyTorch are apart."""

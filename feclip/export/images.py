@@ -38,7 +38,9 @@ def drawn_inputs(options: InputOptions, *, num: int) -> Iterator[Input]:
         num: How many.
     """
     families = itertools.cycle(FAMILIES["unseen"])
-    shapes = itertools.cycle((round((PICTURE_AREA * h) ** 0.5), round((PICTURE_AREA / h) ** 0.5)) for h in ASPECT_RATIOS)
+    shapes = itertools.cycle(
+        (round((PICTURE_AREA * h) ** 0.5), round((PICTURE_AREA / h) ** 0.5)) for h in ASPECT_RATIOS
+    )
     defects = itertools.cycle(itertools.chain.from_iterable((None, defect) for defect in DEFECT_TYPES))
     for index, family, size, defect in zip(range(num), families, shapes, defects, strict=False):
         drawn = render(seed=0, stream=("export", index), family=family, size=size, defect_type=defect)

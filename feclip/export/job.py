@@ -46,6 +46,4 @@ def export(config: ExportConfig) -> None:
     agreement = compare(run, model, inputs, num=num, batch_size=config.batch_size, tolerance=config.tolerance)
     write_bytes(output, content)
     numbers = {"num_bytes": len(content), "num_images": agreement.num_images, **agreement.differences}
-    logger.info(
-        "Exported to %s, %.1f MB: %s", output, len(content) / 1e6, agreement.text(), extra=fields(**numbers)
-    )
+    logger.info("Exported to %s, %.1f MB: %s", output, len(content) / 1e6, agreement.text(), extra=fields(**numbers))

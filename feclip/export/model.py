@@ -3,6 +3,8 @@
 Shapes: B images, S side of the model input in pixels, H_t x W_t token grid.
 """
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -76,6 +78,7 @@ class ExportedModel(nn.Module):
         valid_pixels = torch.ones(batch_size, size, size, dtype=torch.bool)
         with torch.no_grad():
             program = torch.export.export(self, (), {"pixels": pixels, "valid_pixels": valid_pixels})
-        for node in program.graph.nodes:
+        graphs = (part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule))
+        for node in itertools.chain.from_iterable(graph.nodes for graph in graphs):
             node.meta.pop("stack_trace", None)
         return program

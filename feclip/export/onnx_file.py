@@ -49,7 +49,9 @@ def encode_onnx(model: ExportedModel, *, batch_size: int, recipe: str) -> bytes:
     """
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     if num_bytes > MAX_BYTES - GRAPH_BYTES:
-        msg = f"The model has {num_bytes / 2**30:.1f} GiB of weights, and an ONNX file ends at 2 GiB; take format torch."
+        msg = (
+            f"The model has {num_bytes / 2**30:.1f} GiB of weights, and an ONNX file ends at 2 GiB; take format torch."
+        )
         raise RunError(msg)
     with quiet():
         exported = torch.onnx.export(

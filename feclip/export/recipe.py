@@ -6,7 +6,6 @@ from feclip import __version__
 from feclip.bundle import Bundle
 from feclip.calibration import Calibration
 from feclip.data import parse_padding_color
-from feclip.errors import DataError
 from feclip.model import build_prompts
 
 __all__ = ["SCHEMA", "recipe_of"]

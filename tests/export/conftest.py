@@ -17,7 +17,7 @@ from feclip.demo import FAMILIES, render
 
 NUM_NORMALS = 24
 OPTIONS = StatisticOptions(topk_fraction=0.05, smoothing_sigma=0.5)
-SHAPES = ((60, 130), (112, 112), (150, 50), (33, 31))
+SHAPES = ((60, 130), (112, 112), (150, 50), (40, 33))
 """Height and width of the images, pixels: padding above and below, none, left and right, and one that is enlarged."""
 
 
@@ -33,10 +33,10 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         model = build_model(config, seed=3)
         write_bundle(str(folder / "plain"), model=model, config=run, images=images, metrics=[])
         plain = read_bundle(str(folder / "plain"))
-        logits = np.linspace(-2, 2, NUM_NORMALS, dtype=np.float32)
-        columns = dict.fromkeys(("image_logit", "map_max", "map_topk_mean"), logits)
+        columns = {name: np.linspace(0, 3, NUM_NORMALS, dtype=np.float32) for name in ("map_max", "map_topk_mean")}
+        columns |= {"image_logit": np.linspace(-2, 2, NUM_NORMALS, dtype=np.float32)}
         table = pa.table({"model_id": [plain.model_id] * NUM_NORMALS, **columns})
-        wanted = CalibrationOptions(percentiles=("60",), rule=rule)  # type: ignore[arg-type]
+        wanted = CalibrationOptions(percentiles=("50",), rule=rule)  # type: ignore[arg-type]
         calibration = calibrate([table], model_id=plain.model_id, options=wanted, statistic_options=options)
         normals = pa.table({"uri": ["/normal.png"], "sha256": ["1" * 64]})
         write_calibrated(str(folder / "calibrated"), bundle=plain, calibration=calibration, images=normals)
@@ -71,6 +71,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for index, (size, family) in enumerate(zip(SHAPES, FAMILIES["unseen"] * 2, strict=False)):
         defect = "stain" if index % 2 else None
-        drawn = render(seed=7, stream=("image", index), family=family, size=(max(size[0], 32), max(size[1], 32)), defect_type=defect)
-        Image.fromarray(drawn.image[: size[0], : size[1]]).save(folder / f"part {index}.png")
+        drawn = render(seed=7, stream=("image", index), family=family, size=size, defect_type=defect)
+        Image.fromarray(drawn.image).save(folder / f"part {index}.png")
     return folder

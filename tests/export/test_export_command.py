@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from feclip.__main__ import main
 from feclip.bundle import read_bundle
-from feclip.export import INPUT_NAMES, OUTPUT_NAMES, job, onnx_file as onnx_format
-from feclip.export.onnx_file import open_onnx
+from feclip.export import INPUT_NAMES, OUTPUT_NAMES, job
+from feclip.export import onnx_file as onnx_format
 from feclip.export.recipe import recipe_of
 from feclip.export.runner import Arrays
 from feclip.export.torch_program import RECIPE_FILE, find_pickles, open_torch
@@ -35,9 +36,7 @@ def predictions(demo_bundle: str, images: Path) -> list[Prediction]:
         return [predictor.predict(path) for path in sorted(images.iterdir())]
 
 
-def test_the_example_without_feclip_says_what_predict_says(
-    onnx_file: Path, predictions: list[Prediction]
-) -> None:
+def test_the_example_without_feclip_says_what_predict_says(onnx_file: Path, predictions: list[Prediction]) -> None:
     assert {found.label for found in predictions} == {"normal", "anomalous"}
     for found in predictions:
         told = run_example(onnx_file, found.uri)
@@ -98,7 +97,7 @@ def test_a_torch_program_is_loaded_without_a_pickle(
     module = torch.export.load(io.BytesIO(content), extra_files=extra_files).module()
     assert json.loads(extra_files[RECIPE_FILE]) == recipe_of(read_bundle(demo_bundle))
     found = predictions[0]
-    pixels, placed = found.options.place(np.asarray(_opened(found.uri)))
+    pixels, placed = found.options.place(np.asarray(Image.open(found.uri)))
     with torch.no_grad():
         outputs = module(
             pixels=torch.from_numpy(pixels).repeat(2, 1, 1, 1),
@@ -130,7 +129,11 @@ def test_files_do_not_tell_where_they_were_made(onnx_file: Path, torch_file: Pat
 
 
 def test_a_file_that_differs_is_not_written(
-    demo_bundle: str, torch_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo_bundle: str,
+    torch_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def opened(content: bytes) -> tuple[Callable[..., Arrays], str]:
         run, recipe = open_torch(content)
@@ -152,7 +155,12 @@ def test_a_file_that_differs_is_not_written(
 
 
 def test_photographs_may_be_compared_and_a_bad_one_is_named(
-    demo_bundle: str, torch_file: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo_bundle: str,
+    torch_file: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(job, "encode_torch", lambda *_, **__: torch_file.read_bytes())
     output = tmp_path / "model.pt2"
@@ -209,9 +217,3 @@ def test_weights_that_one_file_cannot_hold_are_refused(
     assert main(["export", "--bundle", demo_bundle, "--output", str(tmp_path / "model.onnx")]) == 1
     assert "an ONNX file ends at 2 GiB; take format torch." in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def _opened(path: str):  # noqa: ANN202 - Pillow's image
-    from PIL import Image  # noqa: PLC0415 - beside its use
-
-    return Image.open(path).convert("RGB")

@@ -1,6 +1,6 @@
 """What an exported file computes, before there is a file: the scores of a scoring job."""
 
-from pathlib import Path
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,7 @@ class Told:
         self._model, self._changes = model, changes
 
     def __call__(self, *, pixels: npt.NDArray[np.uint8], valid_pixels: npt.NDArray[np.bool_]) -> Arrays:
+        """Score a batch."""
         with torch.no_grad():
             found = self._model(torch.from_numpy(pixels), torch.from_numpy(valid_pixels))
         arrays = {name: tensor.numpy() for name, tensor in found.items()}
@@ -103,7 +104,7 @@ def _off(value: float) -> object:
         ({"token_map": _off(3e-4)}, "in token_map"),
         ({"map_max": _off(-3e-4)}, "in map_max"),
         ({"map_topk_mean": _off(3e-4)}, "in map_topk_mean"),
-        ({"token_map": lambda array: np.nan_to_num(array)}, "by inf in token_map"),
+        ({"token_map": np.nan_to_num}, "by inf in token_map"),
         ({"image_logit": lambda array: array * np.nan}, "by inf in image_logit"),
         ({"map_max": lambda array: array[:1]}, r"returns float32 of \(1,\) for map_max, PyTorch float32 of \(2,\)"),
         ({"image_logit": lambda array: array.astype(np.float64)}, r"returns float64 of \(2,\) for image_logit"),
@@ -115,14 +116,12 @@ def test_what_differs_is_named(found: Bundle, model: ExportedModel, changes: dic
         compare(Told(model, **changes), model, inputs, num=2, batch_size=2, tolerance=1e-4)
 
 
-@pytest.mark.parametrize(("rule", "anomalous_if"), [("image", "all"), ("pixel", "all"), ("either", "any"), ("both", "all")])
-def test_a_recipe_says_by_which_thresholds_a_group_is_decided(
-    found: Bundle, rule: str, anomalous_if: str, tmp_path: Path
-) -> None:
-    import dataclasses  # noqa: PLC0415 - for a bundle with other thresholds
-
+@pytest.mark.parametrize(
+    ("rule", "anomalous_if"), [("image", "all"), ("pixel", "all"), ("either", "any"), ("both", "all")]
+)
+def test_a_recipe_says_by_which_thresholds_a_group_is_decided(found: Bundle, rule: str, anomalous_if: str) -> None:
     logits = np.linspace(-1, 1, 60, dtype=np.float32)
-    columns = {name: logits for name in ("image_logit", "map_max", "map_topk_mean")}
+    columns = dict.fromkeys(("image_logit", "map_max", "map_topk_mean"), logits)
     table = pa.table({"model_id": [found.model_id] * 60, **columns, "line": ["1", "2"] * 30})
     options = CalibrationOptions(percentiles=("50",), rule=rule, threshold_by="line")  # type: ignore[arg-type]
     statistic_options = StatisticOptions(topk_fraction=0.2, smoothing_sigma=0)
