@@ -102,6 +102,9 @@ def _differences(
     got: Arrays, expected: Arrays, *, model: ExportedModel, valid: npt.NDArray[np.bool_]
 ) -> dict[str, float]:
     """Return the largest difference of each output; infinite where it is no number on one side alone."""
+    if not np.isfinite(expected["image_logit"]).all():
+        msg = "The model gives an image_logit that is not finite; train again."
+        raise RunError(msg)
     for name, array in expected.items():
         if name not in got or got[name].shape != array.shape or got[name].dtype != array.dtype:
             what = f"{got[name].dtype} of {got[name].shape}" if name in got else "nothing"
@@ -119,6 +122,7 @@ def _differences(
 
 
 def _largest(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    if not np.array_equal(np.isfinite(got), np.isfinite(wanted)):
+    is_number = np.isfinite(wanted)
+    if not np.array_equal(np.isfinite(got), is_number):
         return float("inf")
-    return float(np.abs(got - wanted, where=np.isfinite(wanted), out=np.zeros_like(wanted)).max())
+    return float(np.abs(got - wanted)[is_number].max(initial=0))

@@ -93,6 +93,16 @@ def test_equal_outputs_agree_and_the_last_batch_is_filled(found: Bundle, model: 
     assert agreement.text().startswith("5 images agree with PyTorch (largest differences: image_logit 0.0e+00, ")
 
 
+def test_a_model_without_a_finite_score_is_refused(found: Bundle) -> None:
+    broken = found.build()
+    with torch.no_grad():
+        broken.text_embeddings.fill_(torch.nan)
+    model = ExportedModel(broken, statistic_options=found.statistic_options)
+    inputs = drawn_inputs(found.input_options, num=1)
+    with pytest.raises(RunError, match="gives an image_logit that is not finite; train again"):
+        compare(Told(model), model, inputs, num=1, batch_size=1, tolerance=1e-4)
+
+
 def _off(value: float) -> object:
     return lambda array: array + np.float32(value)
 
