@@ -32,7 +32,7 @@ FORMATS: Mapping[str, tuple[Callable[..., bytes], Callable[[bytes], Any]]] = {
 
 
 def exported(
-    *, backbone: str = "ViT-B-16", image_size: int = 240, num_images: int = 100, repeats: int = 15, num_threads: int = 2
+    *, backbone: str = "ViT-B-16", image_size: int = 240, num_images: int = 20, repeats: int = 7, num_threads: int = 1
 ) -> None:
     """Time a model with random weights.
 
@@ -47,7 +47,7 @@ def exported(
     _measure("exported", config, num_images=num_images, repeats=repeats, num_threads=num_threads)
 
 
-def exported_demo(*, num_images: int = 100, repeats: int = 31, num_threads: int = 2) -> None:
+def exported_demo(*, num_images: int = 100, repeats: int = 31, num_threads: int = 1) -> None:
     """Time the demonstration backbone.
 
     Args:
