@@ -7,6 +7,7 @@ import posixpath
 from feclip.bundle import read_bundle
 from feclip.config import ExportConfig, ExportFormat
 from feclip.data import absolute_uri, check_writable, write_bytes
+from feclip.errors import BundleError
 from feclip.export.agreement import compare
 from feclip.export.images import drawn_inputs, list_images, read_inputs
 from feclip.export.model import ExportedModel
@@ -34,6 +35,12 @@ def export(config: ExportConfig) -> None:
     check_writable(posixpath.dirname(output))
     files = [] if config.check_images is None else list_images(config.check_images, num=config.num_check_images)
     bundle = read_bundle(config.bundle)
+    if bundle.memory_bank is not None and bundle.memory_bank.group_column is not None:
+        msg = (
+            f"{config.bundle} has a memory bank by {bundle.memory_bank.group_column}, of which an exported file is not "
+            "told; export a bundle whose memory bank all images share, or one without."
+        )
+        raise BundleError(msg)
     recipe = recipe_of(bundle)
     model = ExportedModel(bundle.build(pretrained=config.pretrained), statistic_options=bundle.statistic_options)
     encode, opened = (encode_onnx, open_onnx) if is_onnx else (encode_torch, open_torch)

@@ -47,7 +47,7 @@ def encode_onnx(model: ExportedModel, *, batch_size: int, recipe: str) -> bytes:
     Raises:
         RunError: If one file cannot hold the weights.
     """
-    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if num_bytes > MAX_BYTES - GRAPH_BYTES:
         msg = (
             f"The model has {num_bytes / 2**30:.1f} GiB of weights, and an ONNX file ends at 2 GiB; take format torch."

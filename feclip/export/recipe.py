@@ -26,6 +26,7 @@ def recipe_of(bundle: Bundle) -> dict[str, Any]:
         "model_id": bundle.model_id,
         "backbone": bundle.model.backbone,
         "backbone_digest": bundle.backbone_digest,
+        "memory_bank_images": 0 if bundle.memory_bank is None else bundle.memory_bank.num_images,
         "class_names": ["normal", "anomalous"],
         "prompts": list(build_prompts(bundle.model.noun)),
         "input": {

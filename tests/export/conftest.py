@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from feclip.__main__ import main
 from feclip.building import build_model
-from feclip.bundle import read_bundle, write_bundle, write_calibrated
+from feclip.bundle import StoredBank, read_bundle, write_banked, write_bundle, write_calibrated
 from feclip.calibration import CalibrationOptions, StatisticOptions, calibrate
 from feclip.config import FinetuneConfig, ModelConfig, OptimConfig
 from feclip.demo import FAMILIES, render
@@ -48,6 +50,30 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def demo_bundle(make_bundle: Callable[..., str]) -> str:
     return make_bundle()
+
+
+@pytest.fixture(scope="session")
+def banked_bundle(demo_bundle: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str | None], str]:
+    """Write the bundle with a memory bank, by a column or for all images."""
+
+    def make(group_column: str | None) -> str:
+        folder = str(tmp_path_factory.mktemp("banked"))
+        plain = read_bundle(demo_bundle)
+        generator = torch.Generator().manual_seed(0)
+        rows = [[functional.normalize(torch.randn(1500, 96, generator=generator)).half()] for _ in range(2)]
+        bank = StoredBank.of(
+            rows,
+            parent_model_id=plain.model_id,
+            request={"shots": 1},
+            group_column=group_column,
+            groups={"": 1} if group_column is None else {"1": 1},
+            mean_distance=0.0,
+            max_distance=0.0,
+        )
+        write_banked(folder, bundle=plain, bank=bank, images=pa.table({"uri": ["/shot.png"], "sha256": ["2" * 64]}))
+        return folder
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,15 @@ def test_a_missing_package_is_told_with_the_way_to_it(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_memory_bank_by_group_is_refused(
+    banked_bundle: Callable[[str | None], str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["export", "--bundle", banked_bundle("line"), "--output", str(tmp_path / "model.pt2"), "--format", "torch"]
+    assert main(argv) == 1
+    assert "has a memory bank by line, of which an exported file is not told; export a" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_that_one_file_cannot_hold_are_refused(
     demo_bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,13 @@ def test_logits_beyond_88_are_no_infinity(make_bundle: Callable[..., str], kind:
     run_export(bundle, tmp_path, kind, "--num_check_images", "14", "--tolerance", "0.05")
 
 
+@formats
+def test_a_memory_bank_goes_with_the_model(
+    banked_bundle: Callable[[str | None], str], kind: str, tmp_path: Path
+) -> None:
+    run_export(banked_bundle(None), tmp_path, kind, "--num_check_images", "14")
+
+
 def test_a_torch_program_runs_without_feclip(demo_bundle: str, tmp_path: Path) -> None:
     program = run_export(demo_bundle, tmp_path, "torch", "--num_check_images", "1")
     code = (
