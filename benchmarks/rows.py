@@ -78,6 +78,12 @@ ROWS = (
         wanted=">= 5 x images/s",
     ),
     Row(
+        names=("exported", "exported_demo"),
+        what="exported to ONNX, one image at a time in ONNX Runtime, CPU",
+        rival="the same model in PyTorch",
+        wanted=">= 1 x its speed, differences <= 0.0001",
+    ),
+    Row(
         names=("percentiles_100m",),
         what="exact p99.5 and p99.9 of 100 million scores in Parquet",
         rival="reading the column once with pyarrow",

@@ -41,6 +41,8 @@ BENCHMARKS = (
     Benchmark("training_step", "training_step.py step", 4),
     Benchmark("training_step_cached", "training_step.py cached_step", 3),
     Benchmark("training_step_gpu", "training_step.py gpu_step", 1),
+    Benchmark("exported", "export.py exported", 5),
+    Benchmark("exported_demo", "export.py exported_demo", 2),
     Benchmark("archive_gpu", "archive.py archive_gpu", 2),
     Benchmark("percentiles_10m", "calibration.py percentiles_10m", 12),
     Benchmark("scale", "scale.py", 5),

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from feclip import __version__
 from feclip.bundle_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank, read_bank
 from feclip.bundle_record import INPUT_FIELDS, SCHEMA, check_record, encode_json, parse_object, read_epochs, sealed
-from feclip.calibration import Calibration, read_calibration
+from feclip.calibration import Calibration, StatisticOptions, read_calibration
 from feclip.config import FinetuneConfig, ModelConfig, plain
 from feclip.data import (
     MAX_JSON_BYTES,
@@ -92,6 +92,10 @@ POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, whe
 UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the backbone's digest and by tap_blocks
 
 
+USUAL_STATISTICS = StatisticOptions(topk_fraction=0.01, smoothing_sigma=0.0)
+"""Where a bundle has no thresholds that were fitted on others."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InputOverride:
     """Another way to bring images to the model than the one it was trained with, as a protocol may ask."""
@@ -140,6 +144,11 @@ class Bundle:
         """How its images become inputs, for a `GuardedDecoder`."""
         assert self.model.image_size is not None  # settled when the config was made
         return InputOptions(image_size=self.model.image_size, **self.input)
+
+    @property
+    def statistic_options(self) -> StatisticOptions:
+        """What the statistics of its maps are computed with: those of its thresholds, where it has some."""
+        return USUAL_STATISTICS if self.calibration is None else self.calibration.statistic_options
 
     def with_input(self, override: InputOverride) -> "Bundle":
         """Return the bundle as another model: the same tensors, on images that are brought to it in another way.

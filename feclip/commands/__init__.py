@@ -30,6 +30,7 @@ COMMANDS = {
     "reproduce": Command("feclip.config:ReproduceConfig", "feclip.cluster.reproduce:reproduce"),
     "report": Command("feclip.config:ReportConfig", "feclip.report:report"),
     "predict": Command("feclip.config:PredictConfig", "feclip.prediction:predict"),
+    "export": Command("feclip.config:ExportConfig", "feclip.export:export"),
     "doctor": Command("feclip.config:DoctorConfig", "feclip.cluster.doctor:doctor"),
     "demo": Command("feclip.config:DemoConfig", "feclip.cluster.demo:demo"),
 }

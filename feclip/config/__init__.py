@@ -10,6 +10,7 @@ from feclip.config.choices import (
     Dataset,
     Device,
     EvaluatedSplit,
+    ExportFormat,
     JpegDecoder,
     JpegDecoding,
     Layout,
@@ -28,6 +29,7 @@ from feclip.config.cluster import ClusterConfig
 from feclip.config.demo import DemoConfig
 from feclip.config.doctor import DoctorConfig
 from feclip.config.evaluation import PRESET_NAMES, EvaluateConfig, EvaluationDataConfig
+from feclip.config.exporting import ExportConfig
 from feclip.config.fields import changed_fields, flat_fields, plain
 from feclip.config.finetuning import SPEED_FIELDS, DataConfig, FinetuneConfig, LossConfig, OptimConfig
 from feclip.config.guarding import GuardConfig
@@ -74,6 +76,8 @@ __all__ = [
     "EvaluateConfig",
     "EvaluatedSplit",
     "EvaluationDataConfig",
+    "ExportConfig",
+    "ExportFormat",
     "FinetuneConfig",
     "GuardConfig",
     "Indices",

@@ -7,6 +7,7 @@ __all__ = [
     "Dataset",
     "Device",
     "EvaluatedSplit",
+    "ExportFormat",
     "JpegDecoder",
     "JpegDecoding",
     "Layout",
@@ -156,3 +157,10 @@ class OutputFormat(StrEnum):
     text = "text"
     json = "json"
     csv = "csv"
+
+
+class ExportFormat(StrEnum):
+    """What a bundle is exported as."""
+
+    onnx = "onnx"
+    torch = "torch"

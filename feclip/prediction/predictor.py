@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from feclip.archive import partitions
 from feclip.bundle import Bundle, read_bundle
-from feclip.calibration import Statistic, StatisticOptions, decide
+from feclip.calibration import Statistic, decide
 from feclip.data import FetchedImage, GuardedDecoder, PreparedImage, fetch_and_decode
 from feclip.errors import DataError, one_line
 from feclip.prediction.prediction import FailedPrediction, Prediction
@@ -21,8 +21,6 @@ __all__ = ["NamedImage", "Predictor", "named_image"]
 
 BATCH_SIZE = 16
 NUM_READERS = 8
-USUAL_STATISTICS = StatisticOptions(topk_fraction=0.01, smoothing_sigma=0.0)
-"""Where a bundle has no thresholds that were fitted on others."""
 
 
 class NamedImage(NamedTuple):
@@ -73,8 +71,7 @@ class Predictor:
 
         self.bundle = bundle
         self._batch_size = batch_size
-        calibration = bundle.calibration
-        self._statistics = USUAL_STATISTICS if calibration is None else calibration.statistic_options
+        self._statistics = bundle.statistic_options
         self._scorer = Scorer(
             bundle,
             device=find_device(device),

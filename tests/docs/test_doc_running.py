@@ -23,6 +23,7 @@ NEEDS = {
     DOCS / "command-line.md": [DOCS / "decisions.md"],
     DOCS / "decisions.md": [DOCS / "finetune.md"],
     DOCS / "evaluate.md": [DOCS / "finetune.md"],
+    DOCS / "export.md": [DOCS / "decisions.md"],
     DOCS / "field-guide.md": [DOCS / "finetune.md"],
     DOCS / "report.md": [DOCS / "decisions.md"],
     DOCS / "watching.md": [DOCS / "finetune.md"],

@@ -21,9 +21,10 @@ LOADERS = {
 FORBIDDEN = {
     "torch.save", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pd.read_pickle",
     "pandas.read_pickle", "pa.PyExtensionType", "pyarrow.PyExtensionType", "torch.jit.load", "torch.package",
-    "tune.Tuner.restore", "Tuner.restore", "pa.deserialize", "pyarrow.deserialize",
+    "torch.export.load", "tune.Tuner.restore", "Tuner.restore", "pa.deserialize", "pyarrow.deserialize",
 }  # fmt: skip
 ALLOWED = {
+    ("feclip/export/torch_program.py", "torch.export.load"),  # of a program that this process made, without a pickle
     ("feclip/model/weights.py", "import pickle"),  # for the error that torch.load(weights_only=True) raises
     ("benchmarks/decoders.py", "importlib.import_module"),  # of rivals that may be absent, from a table of their names
     ("benchmarks/winclip_once.py", "torch.save"),  # the checkpoint that a rival wants, in the rival's own environment
