@@ -22,7 +22,7 @@ import torch
 from harness import commit
 
 from feclip.building import build_images, read_labelled
-from feclip.bundle import Bundle, read_bundle, write_bundle
+from feclip.bundle import Bundle, Domain, read_bundle, write_bundle
 from feclip.config import (
     DataConfig,
     FinetuneConfig,
@@ -35,7 +35,6 @@ from feclip.config import (
 )
 from feclip.demo import FAMILIES, write_archive, write_mvtec
 from feclip.evaluation import WHOLE, compare_category, compare_domain
-from feclip.lineage import Domain
 from feclip.metrics import PixelCounts
 from feclip.model import pixel_maps
 from feclip.scoring import Scorer

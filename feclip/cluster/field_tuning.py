@@ -14,7 +14,7 @@ import logging
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feclip.bundle import CONFIG_FILE, Bundle, read_bundle, write_tuned
+from feclip.bundle import CONFIG_FILE, Bundle, Lineage, read_bundle, write_tuned
 from feclip.cluster.guarding import compared, guard_scoring, old_domain
 from feclip.cluster.inspection import checked_images
 from feclip.cluster.session import require_actors
@@ -23,7 +23,6 @@ from feclip.config import FinetuneConfig
 from feclip.data import Split, exists, join_uri
 from feclip.errors import DataError, RunError
 from feclip.evaluation import check_selection
-from feclip.lineage import Lineage
 from feclip.progress import draws_bars
 from feclip.training import Claim, all_images, require_unseen
 

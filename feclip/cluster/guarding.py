@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import ray
 
 from feclip.archive import Run, finished_run
-from feclip.bundle import IMAGE_COLUMNS, Bundle
+from feclip.bundle import IMAGE_COLUMNS, Bundle, Domain
 from feclip.cluster.inspection import inspected
 from feclip.cluster.score import score
 from feclip.cluster.slices import mapped
@@ -37,7 +37,6 @@ from feclip.evaluation import (
     read_images,
     select_images,
 )
-from feclip.lineage import Domain
 from feclip.metrics import PixelCounts
 from feclip.progress import Progress
 from feclip.training import RUN_FOLDER, trained_images

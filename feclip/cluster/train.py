@@ -12,13 +12,12 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
-from feclip.bundle import Bundle, write_bundle
+from feclip.bundle import Bundle, Lineage, write_bundle
 from feclip.cluster.monitoring import RunTags
 from feclip.cluster.training_watch import TrainingWatch
 from feclip.config import FinetuneConfig
 from feclip.data import is_local, join_uri
 from feclip.errors import FeclipError, RunError, folded
-from feclip.lineage import Lineage
 from feclip.logs import configure_worker, fields
 from feclip.training import RUN_FOLDER, TrainState, best_epoch, claimed_parent, fit_config, read_run_images
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from feclip.bundle import Change, Domain
 from feclip.evaluation.judging import SEED, CategoryResult, judge_category
-from feclip.lineage import Change, Domain
 from feclip.metrics import PixelCounts, bootstrap_intervals, bootstrap_means, bootstrap_pairs, mean_over_categories
 
 __all__ = ["Pair", "compare_category", "compare_domain"]

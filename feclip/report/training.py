@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from feclip.archive import find_run
-from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVALUATIONS_FOLDER, Bundle
+from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVALUATIONS_FOLDER, Bundle, Lineage
 from feclip.config import flat_fields
 from feclip.data import FolderEntry, exists, join_uri, list_children, parse_parquet, read_bytes
 from feclip.errors import RunError
-from feclip.lineage import Lineage
 
 __all__ = ["EvaluationTable", "read_evaluations", "training_content"]
 

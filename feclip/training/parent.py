@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feclip.bundle import IMAGE_COLUMNS, Bundle, read_bundle
-from feclip.bundle_record import INPUT_FIELDS
+from feclip.bundle import IMAGE_COLUMNS, INPUT_FIELDS, Bundle, read_bundle
 from feclip.config import DataConfig, FinetuneConfig, ModelConfig, parse_fields
 from feclip.data import find_known
 from feclip.errors import ConfigError, DataError, RunError

@@ -15,13 +15,12 @@ import torch
 from job_runner import Finished, JobRunner, run_here, wait_for
 
 from feclip.building import build_model, read_labelled
-from feclip.bundle import Bundle, read_bundle, write_bundle
+from feclip.bundle import Bundle, Change, Domain, read_bundle, write_bundle
 from feclip.cluster.field_tuning import require_kept
 from feclip.config import DataConfig, FinetuneConfig, ModelConfig, OptimConfig, Protocol
 from feclip.data import inspect_rows
 from feclip.demo import write_archive
 from feclip.errors import RunError
-from feclip.lineage import Change, Domain
 from feclip.report.training import training_content
 
 pytestmark = pytest.mark.cluster

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from feclip.bundle import Lineage, read_lineage
 from feclip.errors import BundleError
 from feclip.evaluation import Pair, compare_category, compare_domain
-from feclip.lineage import Lineage, read_lineage
 from feclip.metrics import PixelCounts
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 import atheris
 
 INSTRUMENTED = [
-    "feclip.archive.listing", "feclip.archive.manifest", "feclip.archive.run", "feclip.bundle_record",
+    "feclip.archive.listing", "feclip.archive.manifest", "feclip.archive.run", "feclip.bundle.record",
     "feclip.calibration.levels", "feclip.calibration.reading", "feclip.config.strict_yaml", "feclip.data.boundary",
     "feclip.data.manifest", "feclip.data.storage", "feclip.data.strict_json", "feclip.data.valid_region",
     "feclip.data.visa", "feclip.score_keys", "feclip.tuning.space", "json", "yaml",
@@ -28,7 +28,7 @@ with atheris.instrument_imports(include=INSTRUMENTED):
     from feclip.archive import listing as listing_module
     from feclip.archive import manifest as archive_manifest
     from feclip.archive import run as run_module
-    from feclip.bundle_record import check_record, parse_object, read_epochs
+    from feclip.bundle.record import check_record, parse_object, read_epochs
     from feclip.calibration import read_calibration
     from feclip.config import load_yaml
     from feclip.data import local_path, parse_json, read_manifest, unpack_valid_pixels

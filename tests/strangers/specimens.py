@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mutating import ODD_VALUES, changed, damaged
 
-from feclip import bundle as bundle_module
 from feclip.archive import (
     LISTING_FOLDER,
     ListedFile,
@@ -35,8 +34,9 @@ from feclip.archive import (
 )
 from feclip.archive.slices import encode_table
 from feclip.building import build_model
-from feclip.bundle import read_bundle, write_bundle, write_calibrated
-from feclip.bundle_record import sealed
+from feclip.bundle import read_bundle, reading, write_bundle, write_calibrated
+from feclip.bundle.layout import model_id_of
+from feclip.bundle.record import sealed
 from feclip.calibration import Calibration, CalibrationOptions, Statistic, calibrate, decide
 from feclip.config import FinetuneConfig, ModelConfig, OptimConfig, ScoringConfig, plain
 from feclip.data import MANIFEST_SCHEMA, read_manifest
@@ -138,7 +138,7 @@ class BundleSpecimen(Specimen):
             record["files"][path.name] = hashlib.sha256(content).hexdigest()
         with contextlib.suppress(Exception):
             adapters = self._adapters(content if path.suffix == ".safetensors" else None)
-            record["model_id"] = bundle_module._model_id(record, adapters)  # noqa: SLF001
+            record["model_id"] = model_id_of(record, adapters)
         if isinstance(record, dict):
             with contextlib.suppress(Exception):
                 record = sealed(record)
@@ -151,7 +151,7 @@ class BundleSpecimen(Specimen):
 
     def _adapters(self, content: bytes | None) -> Any:  # noqa: ANN401 - tensors by name
         path = self.folder / "adapters.safetensors"
-        return bundle_module._read_adapters(content or self.files[path], where=str(path))  # noqa: SLF001
+        return reading._read_adapters(content or self.files[path], where=str(path))  # noqa: SLF001
 
 
 class ManifestSpecimen(Specimen):

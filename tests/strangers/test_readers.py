@@ -28,7 +28,8 @@ from feclip.archive import listing as listing_module
 from feclip.archive import manifest as archive_manifest
 from feclip.archive import run as run_module
 from feclip.archive import summary as summary_module
-from feclip.bundle_record import INPUT_FIELDS, check_record, encode_json, parse_object, read_epochs, sealed
+from feclip.bundle import Change, Domain, Lineage, read_lineage
+from feclip.bundle.record import INPUT_FIELDS, check_record, encode_json, parse_object, read_epochs, sealed
 from feclip.calibration import read_calibration
 from feclip.cli import parse_config
 from feclip.config import (
@@ -51,7 +52,6 @@ from feclip.data import visa as visa_module
 from feclip.errors import BundleError, ConfigError, DataError, RunError, StorageError
 from feclip.evaluation import RESULT_SCHEMA, identity_of
 from feclip.evaluation import claim as evaluation_claim_module
-from feclip.lineage import Change, Domain, Lineage, read_lineage
 from feclip.reproduction import numbers as numbers_module
 from feclip.reproduction import read_result
 from feclip.score_keys import keys_of, scores_of

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from feclip.bundle_record import require_keys
+from feclip.bundle.record import require_keys
 from feclip.data import is_count, is_number
 from feclip.errors import BundleError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
 
-from feclip.bundle_record import require_keys
+from feclip.bundle.record import require_keys
 from feclip.data import is_count, is_number
 from feclip.errors import BundleError
 
