@@ -24,6 +24,7 @@ NEEDS = {
     DOCS / "decisions.md": [DOCS / "finetune.md"],
     DOCS / "evaluate.md": [DOCS / "finetune.md"],
     DOCS / "export.md": [DOCS / "decisions.md"],
+    DOCS / "few-shots.md": [DOCS / "finetune.md"],
     DOCS / "field-guide.md": [DOCS / "finetune.md"],
     DOCS / "report.md": [DOCS / "decisions.md"],
     DOCS / "watching.md": [DOCS / "finetune.md"],
