@@ -187,6 +187,7 @@ def test_all_test_images_train_and_what_trained_before_stays_on_record(
             ConfigError,
             "prefix_cache=memory",
         ),
+        (lambda _: FeClip(model=MODEL, optim=OptimConfig(patience=2)), ConfigError, "optim.patience belongs"),
         (lambda place: FeClip(place).save_bundle(place), RunError, "holds a bundle; choose another place"),
         (lambda place: FeClip(place).to_onnx("out"), RunError, "save_bundle"),
         (lambda _: LabelledMVTec("s3://plant/mvtec"), ConfigError, "must be a local folder"),

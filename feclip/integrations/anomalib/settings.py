@@ -60,12 +60,15 @@ def optim_config(given: OptimConfig | Mapping[str, Any] | None, *, precision: st
         trains: Whether a model trains of which nothing was said.
 
     Raises:
-        ConfigError: If they ask for a cache, which the bridge has not, or a value is not what its field takes.
+        ConfigError: If they ask for what the bridge has not, or a value is not what its field takes.
     """
     usual = None if trains else {"epochs": 0}
     config = config_of(OptimConfig, usual if given is None else given)
     if config.prefix_cache is not PrefixCache.none:
         msg = f"optim.prefix_cache={config.prefix_cache} works in feclip's own training alone; take none here."
+        raise ConfigError(msg)
+    if config.patience is not None:
+        msg = "optim.patience belongs to jobs/finetune.py with a parent; take Lightning's EarlyStopping here."
         raise ConfigError(msg)
     if precision is None:
         return config
