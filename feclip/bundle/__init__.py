@@ -13,7 +13,7 @@ config.json names the sha256 of the others and goes last, so a folder without it
 which old and new files are mixed is refused. Nothing here is pickled.
 """
 
-from feclip.bundle.bundle import Bundle, InputOverride
+from feclip.bundle.bundle import USUAL_STATISTICS, Bundle, InputOverride
 from feclip.bundle.layout import (
     BANK_ROLE,
     CONFIG_FILE,
@@ -36,6 +36,7 @@ __all__ = [
     "EVALUATION_SCORES_FOLDER",
     "IMAGE_COLUMNS",
     "INPUT_FIELDS",
+    "USUAL_STATISTICS",
     "Bundle",
     "Change",
     "Domain",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/
 
     from feclip.model import FeClipModel
 
-__all__ = ["Bundle", "InputOverride"]
+__all__ = ["USUAL_STATISTICS", "Bundle", "InputOverride"]
 
 POSITIONAL_EMBEDDING = "positional_embedding"  # interpolated while loading, where the input has another size
 USUAL_STATISTICS = StatisticOptions(topk_fraction=0.01, smoothing_sigma=0.0)

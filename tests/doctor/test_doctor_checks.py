@@ -114,8 +114,8 @@ def test_a_model_that_computes_no_numbers_is_found(model: FeClipModel) -> None:
 def test_images_that_mix_are_found(model: FeClipModel, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = FeClipModel.forward_from_prefix
 
-    def mixed(self: FeClipModel, tokens: torch.Tensor, valid_tokens: torch.Tensor) -> object:
-        return whole(self, tokens.flip(0), valid_tokens)
+    def mixed(self: FeClipModel, tokens: torch.Tensor, valid_tokens: torch.Tensor, **more: object) -> object:
+        return whole(self, tokens.flip(0), valid_tokens, **more)
 
     monkeypatch.setattr(FeClipModel, "forward_from_prefix", mixed)
     (finding,) = check_forward(model, options=INPUT, precision="float32")
