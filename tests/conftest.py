@@ -28,6 +28,7 @@ LONGEST = (  # files that start clusters of their own; a run by two processes en
     "test_score.py",
     "test_training_faults.py",
     "test_finetune.py",
+    "test_field_tuning.py",
     "test_monitoring.py",
     "test_submit.py",
     "test_secrets.py",

@@ -63,7 +63,10 @@ class TrainState:
 
     def _groups(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the tensors by the first part of their names in the file."""
-        return {"trained": self.trained, "adam": self.moments, "generator": self.generators, "best": self.best}
+        best = {
+            name: tensor.clone() for name, tensor in self.best.items()
+        }  # a file holds no tensor that another shares
+        return {"trained": self.trained, "adam": self.moments, "generator": self.generators, "best": best}
 
     @classmethod
     def load(cls, folder: Path) -> "TrainState":

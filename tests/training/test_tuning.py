@@ -85,13 +85,19 @@ def test_one_tap_and_no_mask_train_nothing_and_it_is_said(labelled: pa.Table, da
         run_fit(labelled, data, model=model)
 
 
-def test_the_state_holds_the_best_epoch_and_what_was_before(labelled: pa.Table, data: DataConfig) -> None:
+def test_the_state_holds_the_best_epoch_and_what_was_before(
+    labelled: pa.Table, data: DataConfig, tmp_path: Path
+) -> None:
     last, states = chosen_fit(labelled, data, dataclasses.replace(OPTIM, epochs=3, learning_rate=1e-3))
     assert last.before is not None
     assert {"image_auroc", "image_ap"} <= last.before.keys()
     best = best_epoch(last.before, last.metrics)
     expected = build_model(MODEL, seed=7).trainable_state_dict() if best == 0 else states[best - 1].trained
     assert all(torch.equal(last.best[name], tensor) for name, tensor in expected.items())
+    dataclasses.replace(last, best=last.trained).save(tmp_path)  # as where the last epoch is the best
+    read = TrainState.load(tmp_path)
+    assert read.best.keys() == last.trained.keys()
+    assert all(torch.equal(read.best[name], tensor) for name, tensor in last.trained.items())
 
 
 def test_training_ends_after_epochs_that_brought_nothing_and_goes_on_alike(
