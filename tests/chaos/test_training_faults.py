@@ -81,7 +81,7 @@ class Checkpoints:
         pytest.param(
             seed,
             random.Random(f"train {seed}").randrange(1, EPOCHS),  # noqa: S311
-            marks=[pytest.mark.slow] if seed else [],
+            marks=[pytest.mark.slow],
             id=f"seed{seed}",
         )
         for seed in range(4)

@@ -47,6 +47,7 @@ def table(output: Path) -> dict[tuple[str, str], dict[str, str]]:
         return {(row["data_set"], row["metric"]): row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_step_that_fails_is_named_and_the_next_submission_does_it_alone(sets: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "out"

@@ -161,12 +161,13 @@ def test_photographs_may_be_compared_and_a_bad_one_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(job, "encode_torch", lambda *_, **__: torch_file.read_bytes())
     output = tmp_path / "model.pt2"
     argv = ["export", "--bundle", demo_bundle, "--output", str(output), "--format", "torch", "--batch_size", "2"]
     assert main([*argv, "--check_images", str(images), "--num_check_images", "3"]) == 0
-    assert "3 images agree with PyTorch" in capsys.readouterr().err
+    assert "3 images agree with PyTorch" in caplog.text
     assert output.read_bytes() == torch_file.read_bytes()
     output.unlink()
     bad = tmp_path / "bad"

@@ -24,19 +24,19 @@ def run_export(bundle: str, folder: Path, kind: str, *flags: str) -> Path:
 
 @formats
 def test_a_hundred_pictures_agree(
-    demo_bundle: str, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    demo_bundle: str, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_export(demo_bundle, tmp_path, kind)
-    assert "100 images agree with PyTorch" in capsys.readouterr().err
+    assert "100 images agree with PyTorch" in caplog.text
 
 
 @formats
 def test_a_hundred_photographs_agree(
-    demo_bundle: str, shared_data: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    demo_bundle: str, shared_data: Path, tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shared_data / "field" / "magnetic_tile" / "images"
     run_export(demo_bundle, tmp_path, kind, "--check_images", str(folder))
-    assert "100 images agree with PyTorch" in capsys.readouterr().err
+    assert "100 images agree with PyTorch" in caplog.text
 
 
 @formats
