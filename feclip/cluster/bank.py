@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from feclip.archive import Shot, ShotRequest, Source, choose_shots, merge_shots, plan_parts
+from feclip.archive import Part, Shot, ShotRequest, Source, choose_shots, merge_shots, plan_parts
 from feclip.archive.shots import Shots
 from feclip.bundle import Bundle, read_bundle, write_banked
 from feclip.cluster.paths import absolute_path
@@ -117,7 +117,7 @@ def _chosen(source: Source, config: CalibrateConfig) -> Shots:
     return shots
 
 
-def _choose(part: Any, source: Source, request: ShotRequest) -> Shots | FeclipError:  # noqa: ANN401 - a Part
+def _choose(part: Part, source: Source, request: ShotRequest) -> Shots | FeclipError:
     try:
         return choose_shots(part, source, request)
     except FeclipError as error:

@@ -63,9 +63,7 @@ class TrainState:
 
     def _groups(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the tensors by the first part of their names in the file."""
-        best = {
-            name: tensor.clone() for name, tensor in self.best.items()
-        }  # a file holds no tensor that another shares
+        best = {name: tensor.clone() for name, tensor in self.best.items()}  # a file shares no memory between tensors
         return {"trained": self.trained, "adam": self.moments, "generator": self.generators, "best": best}
 
     @classmethod

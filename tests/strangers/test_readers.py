@@ -21,6 +21,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutating import changed, damaged
+from safetensors.torch import save
 from specimens import MODEL_ID, calibration_of
 
 from feclip.archive import ListedFile, Run, Source, finished_summary, list_part, plan_parts
@@ -29,6 +30,7 @@ from feclip.archive import manifest as archive_manifest
 from feclip.archive import run as run_module
 from feclip.archive import summary as summary_module
 from feclip.bundle import Change, Domain, Lineage, read_lineage
+from feclip.bundle.memory_bank import StoredBank, read_bank
 from feclip.bundle.record import INPUT_FIELDS, check_record, encode_json, parse_object, read_epochs, sealed
 from feclip.calibration import read_calibration
 from feclip.cli import parse_config
@@ -167,6 +169,10 @@ LINEAGE = Lineage(
     parent="/runs/first", parent_id=MODEL_ID, epoch=1, before={"image_auroc": 0.9},
     domains=(Domain(name="old", source="/data", num_images=40, num_anomalous=20, changes=(CHANGE,)),),
 )  # fmt: skip
+BANK = StoredBank.of(
+    [[torch.eye(2, 4).half()]], parent_model_id=MODEL_ID, request={"memory_bank": 1}, group_column=None, groups={"": 1},
+    mean_distance=0.0, max_distance=0.0,
+)  # fmt: skip
 MASK = pack_valid_pixels(np.eye(8, dtype=np.bool_))[1] or b""
 
 EVALUATION = EvaluateConfig(bundle=Names(("/runs/first",)), data=EvaluationDataConfig(root="/data"))
@@ -199,6 +205,11 @@ RECORDS: dict[str, Reader] = {
         lambda content: str(read_lineage(parse_object(content, where="-"), where="-").domains[-1:]),
         BundleError,
         encode_json(LINEAGE.to_json()),
+    ),
+    "record of a memory bank": Reader(
+        lambda content: read_bank(parse_object(content, where="-"), save(BANK.rows), num_taps=1, where="-"),
+        BundleError,
+        encode_json(BANK.record()),
     ),
     "metrics": Reader(
         lambda content: read_epochs(parse_object(content, where="-"), where="-"),
@@ -254,6 +265,9 @@ RECORDS: dict[str, Reader] = {
     "config file": Reader(config_file, ConfigError, yaml.safe_dump(plain(FINETUNE)).encode()),
 }
 READERS = RECORDS | {
+    "tokens of a memory bank": Reader(
+        lambda content: read_bank(BANK.record(), content, num_taps=1, where="-"), BundleError, save(BANK.rows)
+    ),
     "JSON": Reader(parse_json, ValueError, b'{"a": [1, "\\u00e9"]}'),
     "YAML": Reader(load_yaml, yaml.YAMLError, b"a: {b: [1, 2.5, x]}\n"),
     "manifest": Reader(
