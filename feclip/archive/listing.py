@@ -19,11 +19,10 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from feclip.archive.manifest import count_row_groups, read_rows
 from feclip.config import ListingConfig
-from feclip.data import FileEntry, FolderEntry, list_children, list_files, read_bytes, write_bytes
+from feclip.data import FileEntry, FolderEntry, encode_parquet, list_children, list_files, read_bytes, write_bytes
 from feclip.errors import DataError
 from feclip.score_table import SCORE_SCHEMA
 
@@ -208,9 +207,7 @@ def write_numbered(folder: str, table: pa.Table, *, first_row_id: int, columns: 
     known = set(table.column_names)
     arrays += [table[name].combine_chunks() if name in known else pa.nulls(rows, pa.string()) for name in columns]
     schema = pa.schema([*LISTING_SCHEMA, *(pa.field(name, pa.string()) for name in columns)])
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays, schema=schema), sink)
-    content = sink.getvalue().to_pybytes()
+    content = encode_parquet(pa.table(arrays, schema=schema))
     digest = hashlib.sha256(content).hexdigest()
     name = f"rows-{first_row_id:012d}-{digest[:16]}.parquet"  # two runs that begin at once do not meet
     write_bytes(f"{folder}/{name}", content)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from feclip.archive.listing import MASK_COLUMN
 from feclip.archive.reading import NAMES_KEY, names_digest, read_decisions, read_scores
@@ -33,6 +32,7 @@ from feclip.data import (
     UndecodedJpeg,
     decode_fetched,
     delete,
+    encode_parquet,
     fetch_and_decode,
     join_uri,
     unpack_valid_pixels,
@@ -354,11 +354,8 @@ def _decide(run: Run, table: pa.Table, *, where: str, calibration: Calibration) 
 
 def encode_table(table: pa.Table) -> bytes:
     """Return a slice as the bytes of its Parquet file."""
-    sink = pa.BufferOutputStream()
     named = table.replace_schema_metadata({NAMES_KEY: names_digest(table.schema)})
-    pq.write_table(named, sink, compression="zstd", write_page_checksum=True)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return encode_parquet(named, compression="zstd")
 
 
 def _write(uri: str, table: pa.Table) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feclip import __version__
 from feclip.bundle.bundle import Bundle
@@ -27,7 +26,7 @@ from feclip.bundle.reading import read_record
 from feclip.bundle.record import INPUT_FIELDS, SCHEMA, encode_json, sealed
 from feclip.calibration import Calibration
 from feclip.config import FinetuneConfig, plain
-from feclip.data import join_uri, read_bytes, write_bytes
+from feclip.data import encode_parquet, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
 
 if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
@@ -67,7 +66,7 @@ def write_bundle(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
     files = {
         ADAPTERS_FILE: save(tensors),
-        IMAGES_FILE: _parquet(_with_image_columns(images)),
+        IMAGES_FILE: encode_parquet(_with_image_columns(images)),
         METRICS_FILE: encode_json({"epochs": metrics}),
     }
     if lineage is not None:
@@ -169,7 +168,7 @@ def _write_with(
     ):
         msg = f"{bundle.uri} was replaced in the meantime; submit the same command again."
         raise BundleError(msg)
-    files |= {IMAGES_FILE: _parquet(images), **added}
+    files |= {IMAGES_FILE: encode_parquet(images), **added}
     record["schema"] = SCHEMA
     record["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     if bank is not None:
@@ -190,13 +189,6 @@ def _with_images(known: pa.Table, images: pa.Table, *, role: str) -> pa.Table:
         for field in schema
     ]
     return pa.concat_tables([known.cast(schema), pa.table(columns, schema=schema)])
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
 
 
 def _with_image_columns(images: pa.Table) -> pa.Table:

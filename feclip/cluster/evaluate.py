@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from feclip.archive import Run, find_run
@@ -21,11 +20,12 @@ from feclip.bundle import EVALUATION_METRICS_FILE, EVALUATION_SCORES_FOLDER, EVA
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.score import score
 from feclip.cluster.session import session, use_endpoint
-from feclip.cluster.slices import mapped
+from feclip.cluster.slices import by_category, counted_pixels, mapped
 from feclip.config import EvaluateConfig, ScoreConfig
 from feclip.data import (
     InputOptions,
     check_writable,
+    encode_parquet,
     exists,
     join_uri,
     write_bytes,
@@ -37,7 +37,6 @@ from feclip.evaluation import (
     Evaluation,
     Judgement,
     check_selection,
-    count_pixels,
     data_digest,
     find_dataset,
     holds_result,
@@ -213,18 +212,14 @@ def _look(rows: pa.Table, *known: pa.Table, num_threads: int) -> object:
 
 def _write(evaluation: Evaluation, *, report: str, output: str) -> None:
     """Write the metrics as a table and as a page."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(evaluation.table(), sink)
-    write_bytes(join_uri(output, EVALUATION_METRICS_FILE), sink.getvalue().to_pybytes())
+    write_bytes(join_uri(output, EVALUATION_METRICS_FILE), encode_parquet(evaluation.table()))
     write_bytes(join_uri(output, REPORT_FILE), report.encode())
 
 
 def _scored(bundle: Bundle, images: pa.Table, *, config: EvaluateConfig, folder: str) -> Run:
     """Score the images of one bundle by the path that archives take, and return the finished run."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(scored_manifest(images), sink)
     manifest = join_uri(folder, MANIFEST_FILE)
-    write_bytes(manifest, sink.getvalue().to_pybytes())
+    write_bytes(manifest, encode_parquet(scored_manifest(images)))
     score(
         ScoreConfig(
             bundle=bundle.uri,
@@ -273,7 +268,7 @@ def _judged_categories(
     run: Run, images: pa.Table, *, options: InputOptions, config: EvaluateConfig
 ) -> Mapping[str, CategoryResult]:
     """Judge each category in a task, on what tasks counted slice by slice; pixels never come to the driver."""
-    counting, judging = ray.remote(num_cpus=1)(_count_pixels), ray.remote(num_cpus=1)(_judge_category)
+    counting, judging = ray.remote(num_cpus=1)(counted_pixels), ray.remote(num_cpus=1)(_judge_category)
     shared = ray.put(run)
     places = pa.table({"category": images["category"], "has_mask": images["has_mask"], "row": range(len(images))})
     num_resamples = NUM_RESAMPLES if len(config.bundle) == 1 else 0
@@ -288,24 +283,7 @@ def _judged_categories(
         ]
         chosen = images.filter(pc.field("category") == category)
         references[category] = judging.remote(chosen, *counts, category=category, num_resamples=num_resamples)
-    results = {}
-    with Progress("Judging", len(references), unit="categories") as progress:
-        for category, reference in references.items():
-            result = ray.get(reference)
-            if isinstance(result, FeclipError):
-                raise result
-            results[category] = result
-            progress.advance()
-    return results
-
-
-def _count_pixels(
-    run: Run, index: int, *, category: str, options: InputOptions, smoothing_sigma: float
-) -> dict[str, PixelCounts] | FeclipError:
-    try:
-        return count_pixels(run, index, category=category, options=options, smoothing_sigma=smoothing_sigma)
-    except FeclipError as error:
-        return error
+    return by_category(references, task="Judging")
 
 
 def _judge_category(

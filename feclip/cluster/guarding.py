@@ -15,16 +15,15 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from feclip.archive import Run, finished_run
 from feclip.bundle import IMAGE_COLUMNS, Bundle, Domain
 from feclip.cluster.inspection import inspected
 from feclip.cluster.score import score
-from feclip.cluster.slices import mapped
+from feclip.cluster.slices import by_category, counted_pixels, mapped
 from feclip.config import EvaluationDataConfig, FinetuneConfig, ScoreConfig, ScoringConfig
-from feclip.data import InputOptions, Split, find_known, join_uri, write_bytes
+from feclip.data import InputOptions, Split, encode_parquet, find_known, join_uri, write_bytes
 from feclip.errors import DataError, FeclipError
 from feclip.evaluation import (
     WHOLE,
@@ -32,13 +31,11 @@ from feclip.evaluation import (
     check_selection,
     compare_category,
     compare_domain,
-    count_pixels,
     image_rows,
     read_images,
     select_images,
 )
 from feclip.metrics import PixelCounts
-from feclip.progress import Progress
 from feclip.training import RUN_FOLDER, trained_images
 
 __all__ = ["compared", "guard_scoring", "old_domain"]
@@ -128,9 +125,7 @@ def compared(
     named = {name: _scorable(images) for name, images in named.items()}
     folder = join_uri(config.output, RUN_FOLDER, FOLDER)
     manifest = join_uri(folder, MANIFEST_FILE)
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(named.values()), sink)
-    write_bytes(manifest, sink.getvalue().to_pybytes())
+    write_bytes(manifest, encode_parquet(pa.concat_tables(named.values())))
     runs = [_scored(bundle, config=config, manifest=manifest, folder=folder) for bundle in (parent, tuned)]
     rows = [pa.concat_tables(mapped(_rows, run, range(run.num_slices), task="Gathering scores")) for run in runs]
     sources = {"field": config.data.manifest or config.data.root, "old": config.guard.manifest or config.guard.root}
@@ -169,14 +164,14 @@ def _compared_categories(
     runs: Sequence[Run], rows: Sequence[pa.Table], *, options: InputOptions, domain: str
 ) -> dict[str, Pair]:
     """Compare each category in a task, on what tasks counted slice by slice; pixels never come to the driver."""
-    counting, comparing = ray.remote(num_cpus=1)(_count_pixels), ray.remote(num_cpus=1)(_compare_category)
+    counting, comparing = ray.remote(num_cpus=1)(counted_pixels), ray.remote(num_cpus=1)(_compare_category)
     shared = [ray.put(run) for run in runs]
     references = {}
     for category in sorted(set(rows[0]["category"].to_pylist())):
         chosen = [table.filter(pc.field("category") == category) for table in rows]
         counts = [
             [
-                counting.remote(reference, index, category=category, options=options)
+                counting.remote(reference, index, category=category, options=options, smoothing_sigma=0.0)
                 for index in sorted(
                     {row // run.slice_size for row in table.filter(pc.field("has_mask"))["row"].to_pylist()}
                 )
@@ -186,24 +181,7 @@ def _compared_categories(
         references[category] = comparing.remote(
             *chosen, *counts[0], *counts[1], num_before=len(counts[0]), category=category
         )
-    pairs = {}
-    with Progress(f"Comparing ({domain})", len(references), unit="categories") as progress:
-        for category, reference in references.items():
-            pair = ray.get(reference)
-            if isinstance(pair, FeclipError):
-                raise pair
-            pairs[category] = pair
-            progress.advance()
-    return pairs
-
-
-def _count_pixels(
-    run: Run, index: int, *, category: str, options: InputOptions
-) -> dict[str, PixelCounts] | FeclipError:
-    try:
-        return count_pixels(run, index, category=category, options=options, smoothing_sigma=0.0)
-    except FeclipError as error:
-        return error
+    return by_category(references, task=f"Comparing ({domain})")
 
 
 def _compare_category(

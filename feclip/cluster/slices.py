@@ -2,19 +2,22 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
 from feclip.archive import Run, decide_slice
 from feclip.calibration import Calibration
-from feclip.data import join_uri, write_bytes
+from feclip.data import InputOptions, join_uri, write_bytes
 from feclip.errors import FeclipError
 from feclip.logs import context
 from feclip.progress import Progress
 
-__all__ = ["decide_slices", "mapped"]
+if TYPE_CHECKING:  # jobs that judge nothing do without it: docs/adr/0020
+    from feclip.metrics import PixelCounts
+
+__all__ = ["by_category", "counted_pixels", "decide_slices", "mapped"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,39 @@ def mapped(
                 raise result
             progress.advance(sum(len(run.rows_of(index)) for index in part))
             yield result
+
+
+def by_category(references: Mapping[str, "ray.ObjectRef[_T | FeclipError]"], *, task: str) -> dict[str, _T]:
+    """Wait for what a task returns of each category.
+
+    Args:
+        references: What the tasks return, by category: a result, or an error that is written for users.
+        task: What is done, for the progress that is shown.
+
+    Raises:
+        FeclipError: The first error that a task returned.
+    """
+    results: dict[str, _T] = {}
+    with Progress(task, len(references), unit="categories") as progress:
+        for category, reference in references.items():
+            result = ray.get(reference)
+            if isinstance(result, FeclipError):
+                raise result
+            results[category] = result
+            progress.advance()
+    return results
+
+
+def counted_pixels(
+    run: Run, index: int, *, category: str, options: InputOptions, smoothing_sigma: float
+) -> "dict[str, PixelCounts] | FeclipError":
+    """Return what `feclip.evaluation.count_pixels` does, or its error, so that it arrives as it is."""
+    from feclip.evaluation import count_pixels  # noqa: PLC0415 - see docs/adr/0020
+
+    try:
+        return count_pixels(run, index, category=category, options=options, smoothing_sigma=smoothing_sigma)
+    except FeclipError as error:
+        return error
 
 
 def decide_slices(run: Run, calibration: Calibration) -> None:

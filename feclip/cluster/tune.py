@@ -12,7 +12,6 @@ import dataclasses
 import logging
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from feclip.building import check_model, read_labelled
@@ -22,7 +21,7 @@ from feclip.cluster.paths import absolute_path, absolute_paths
 from feclip.cluster.session import require_resources, room_for_trials, session, use_endpoint
 from feclip.cluster.trials import run_trials
 from feclip.config import FinetuneConfig, TuneConfig, plain
-from feclip.data import Split, check_writable, exists, join_uri, write_bytes
+from feclip.data import Split, check_writable, encode_parquet, exists, join_uri, write_bytes
 from feclip.errors import RunError
 from feclip.holding import holding
 from feclip.tuning import (
@@ -133,8 +132,6 @@ def _write_results(config: TuneConfig, *, space: SearchSpace, records: list[Tria
         RunError: If no trial was trained to the end.
     """
     table = trials_table(space, records, options=config.tune)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
     page = sweep_page(
         space,
         records,
@@ -153,7 +150,7 @@ def _write_results(config: TuneConfig, *, space: SearchSpace, records: list[Tria
     write_bytes(join_uri(config.output, PAGE_FILE), page.encode())
     best = best_trial(records, options=config.tune)
     if best is None:
-        write_bytes(join_uri(config.output, TABLE_FILE), sink.getvalue().to_pybytes())
+        write_bytes(join_uri(config.output, TABLE_FILE), encode_parquet(table))
         errors = [record.error for record in records if record.error is not None]
         msg = f"None of {len(records)} trials was trained to its end" + (
             f"; the first error: {errors[0]}" if errors else "."
@@ -162,7 +159,7 @@ def _write_results(config: TuneConfig, *, space: SearchSpace, records: list[Tria
     run = with_values(config.finetune(), best.values)
     text = f"# Trial {best.number} of the sweep in {config.output}\n" + yaml.safe_dump(plain(run), sort_keys=False)
     write_bytes(join_uri(config.output, BEST_FILE), text.encode())
-    write_bytes(join_uri(config.output, TABLE_FILE), sink.getvalue().to_pybytes())
+    write_bytes(join_uri(config.output, TABLE_FILE), encode_parquet(table))
     logger.info(
         "Best: trial %d, objective %.4f; table, page and config are in %s",
         best.number,

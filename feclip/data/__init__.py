@@ -30,7 +30,7 @@ from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squ
 from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
 from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
-from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, parse_parquet
+from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, encode_parquet, parse_parquet
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.stopwatch import Stopwatch
@@ -103,6 +103,7 @@ __all__ = [
     "decode_image",
     "decode_mask",
     "delete",
+    "encode_parquet",
     "exists",
     "fetch_and_decode",
     "find_known",

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from feclip import __version__
 from feclip.bundle import CONFIG_FILE, read_bundle
 from feclip.config import SPEED_FIELDS, FinetuneConfig, changed_fields, plain
-from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_json, parse_parquet, read_bytes, write_bytes
+from feclip.data import (
+    MAX_JSON_BYTES,
+    encode_parquet,
+    exists,
+    join_uri,
+    parse_json,
+    parse_parquet,
+    read_bytes,
+    write_bytes,
+)
 from feclip.errors import RunError
 
 __all__ = ["RUN_FOLDER", "Claim", "read_images", "read_run_images", "require_same_images", "write_images"]
@@ -132,9 +140,7 @@ def read_images(uri: str) -> pa.Table:
 
 def write_images(uri: str, images: pa.Table) -> None:
     """Write the images of a run as a Parquet file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(images, sink, write_page_checksum=True)
-    write_bytes(uri, sink.getvalue().to_pybytes())
+    write_bytes(uri, encode_parquet(images))
 
 
 def _read(where: str) -> tuple[dict[str, Any], str | None]:

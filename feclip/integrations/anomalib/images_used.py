@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from feclip.bundle import IMAGE_COLUMNS
-from feclip.data import absolute_uri, inspect_rows, parse_parquet
+from feclip.data import absolute_uri, encode_parquet, inspect_rows, parse_parquet
 from feclip.errors import DataError
 
 __all__ = ["ImagesUsed"]
@@ -59,9 +58,7 @@ class ImagesUsed:
 
     def state(self) -> dict[str, torch.Tensor | list[str]]:
         """Return what a Lightning checkpoint keeps: plain lists, and a table as the bytes of its file."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(self._before, sink)
-        content = torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+        content = torch.frombuffer(bytearray(encode_parquet(self._before)), dtype=torch.uint8)
         return {"before": content, "uris": list(self._roles), "roles": list(self._roles.values())}
 
     def load_state(self, state: dict[str, torch.Tensor | list[str]]) -> None:
