@@ -40,9 +40,10 @@ def bucket(request: pytest.FixtureRequest, s3_bucket: str) -> Bucket:
 def unbroken(
     ray_env: dict[str, str], small_run: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Finished]:
-    """Output and log of one run that nothing disturbed."""
+    """Output and log, in JSON, of one run that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("unbroken")
-    done = JobRunner(env=ray_env, cwd=cwd)(*small_run, "--data.protocol", "b", "--output", "runs/first")
+    flags = (*small_run, "--data.protocol", "b", "--output", "runs/first")
+    done = JobRunner(env=ray_env, cwd=cwd)(*flags, "--log.format", "json", "--log.every", "0")
     assert done.returncode == 0, done.output
     return cwd / "runs" / "first", done
 

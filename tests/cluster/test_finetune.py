@@ -43,6 +43,23 @@ def test_a_run_leaves_a_bundle_that_loads(unbroken: tuple[Path, Finished], small
     assert done.output.count("epoch 2/2: loss") == 1
 
 
+def test_json_lines_of_driver_and_workers_name_one_run(unbroken: tuple[Path, Finished]) -> None:
+    lines = [json.loads(line) for line in unbroken[1].output.splitlines()]
+    assert {line["run"] for line in lines} == {lines[0]["run"]}
+    assert {line["job"] for line in lines} == {"finetune"}
+    epochs = [line for line in lines if line["logger"] == "feclip.cluster.train"]
+    assert [(line["epoch"], line["rank"]) for line in epochs] == [(1, 0), (2, 0)]
+    assert epochs[0]["pid"] != lines[0]["pid"]
+    assert epochs[0]["loss"] > epochs[1]["loss"] > 0
+    progress = {line["task"]: line for line in lines if line["logger"] == "feclip.progress"}
+    assert progress.keys() == {"Checking", "Training"}
+    for line in progress.values():
+        assert line["done"] == line["total"] > 0
+        assert line["rate"] > 0
+        assert line["seconds_left"] == 0
+    assert progress["Training"]["rank"] == 0
+
+
 def test_a_finished_run_does_nothing_and_says_so(
     unbroken: tuple[Path, Finished], small_run: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:

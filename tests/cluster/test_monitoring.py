@@ -1,6 +1,5 @@
-"""What Ray's Prometheus endpoint shows of a job, and what the job's lines show: the same run, and true numbers."""
+"""What Ray's Prometheus endpoint shows of a job: true numbers of its run."""
 
-import json
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pytest
 import ray
 from head_node import free_port
-from job_runner import JobRunner, run_here
+from job_runner import run_here
 from prometheus_client.parser import text_string_to_metric_families
 from small_archive import NUM_SLICES, OPTIONS, table_of
 
@@ -175,25 +174,3 @@ def test_training_is_shown_while_it_runs(endpoint: str, run: str, small_run: tup
     assert found["feclip_training_step_seconds_total", ""] > 0
     assert found["feclip_training_epochs", ""] in {1, 2}
     assert found["feclip_training_loss", ""] > 0
-
-
-def test_json_lines_of_driver_and_workers_name_one_run(
-    run_job: JobRunner, small_run: tuple[str, ...], tmp_path: Path
-) -> None:
-    flags = (*small_run, "--cluster.num_workers", "1", "--output", str(tmp_path / "bundle"))
-    done = run_job(*flags, "--log.format", "json", "--log.every", "0")
-    assert done.returncode == 0, done.output
-    lines = [json.loads(line) for line in done.output.splitlines()]
-    assert {line["run"] for line in lines} == {lines[0]["run"]}
-    assert {line["job"] for line in lines} == {"finetune"}
-    epochs = [line for line in lines if line["logger"] == "feclip.cluster.train"]
-    assert [(line["epoch"], line["rank"]) for line in epochs] == [(1, 0), (2, 0)]
-    assert epochs[0]["pid"] != lines[0]["pid"]
-    assert epochs[0]["loss"] > epochs[1]["loss"] > 0
-    progress = {line["task"]: line for line in lines if line["logger"] == "feclip.progress"}
-    assert progress.keys() == {"Checking", "Training"}
-    for line in progress.values():
-        assert line["done"] == line["total"] > 0
-        assert line["rate"] > 0
-        assert line["seconds_left"] == 0
-    assert progress["Training"]["rank"] == 0
