@@ -3,12 +3,15 @@
 Plain data and tensors alone, which Lightning reads with ``weights_only``.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from feclip.errors import BundleError
 
 if TYPE_CHECKING:
-    from feclip.integrations.anomalib.lightning_model import FeClip
+    import torch
+
+    from feclip.integrations.anomalib.images_used import ImagesUsed
+    from feclip.integrations.anomalib.torch_model import FeClipInference
 
 __all__ = ["put_into", "take_from"]
 
@@ -16,7 +19,19 @@ _FROZEN = "model.feclip.visual."
 _KEY = "feclip"
 
 
-def put_into(checkpoint: dict[str, Any], module: "FeClip") -> None:
+class Checkpointed(Protocol):
+    """What a checkpoint keeps of a module."""
+
+    model: "FeClipInference"
+    images_used: "ImagesUsed"
+    epoch_metrics: list[dict[str, float]]
+
+    def state_dict(self) -> "dict[str, torch.Tensor]":
+        """Return all tensors, the frozen ones too."""
+        ...
+
+
+def put_into(checkpoint: dict[str, Any], module: Checkpointed) -> None:
     """Leave the frozen tensors out of a checkpoint, and add the module's record."""
     state = checkpoint["state_dict"]
     checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if not name.startswith(_FROZEN)}
@@ -28,7 +43,7 @@ def put_into(checkpoint: dict[str, Any], module: "FeClip") -> None:
     }
 
 
-def take_from(checkpoint: dict[str, Any], module: "FeClip") -> None:
+def take_from(checkpoint: dict[str, Any], module: Checkpointed) -> None:
     """Restore the module's record, and lend the checkpoint the frozen tensors, so that it is loaded strictly.
 
     Raises:

@@ -200,7 +200,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
         )
         if not bool(sums.isfinite().all()):
             msg = (
-                f"The loss became {float(sums[:3].sum())} in epoch {self.current_epoch + 1}; lower "
+                f"The loss became {float(sums[:3].detach().sum())} in epoch {self.current_epoch + 1}; lower "
                 "optim.learning_rate, set optim.grad_clip, or set precision to float32."
             )
             raise RunError(msg)
