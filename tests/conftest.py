@@ -22,6 +22,7 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 """Of every cluster of a run, and of this process, which reads both when ray is imported and never again. Where they
 differ, a cluster cannot ask its driver whether an actor is still wanted, and gives it up before it starts."""
 
+TESTS = Path(__file__).parent
 LONGEST = (  # files that start clusters of their own; a run by two processes ends sooner if these begin it
     "test_scoring_faults.py",
     "test_tune.py",
@@ -38,9 +39,15 @@ LONGEST = (  # files that start clusters of their own; a run by two processes en
 )
 
 
+SHARED = dict.fromkeys(("test_score.py", "test_predict.py"), "scored")  # files that read what one job left
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, for ``pytest -n 2 --dist loadfile``."""
+    """Put the longest files first, each whole in one process, for ``pytest -n 2 --dist loadgroup``."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(SHARED.get(item.path.name, str(item.path.relative_to(TESTS)))))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

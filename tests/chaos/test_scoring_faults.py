@@ -1,4 +1,4 @@
-"""Scoring while machines die, memory and disks fill, storage fails and images kill decoders: always the same table."""
+"""Scoring and calibration while machines die, disks fill, storage fails and images kill decoders: the same results."""
 
 import os
 import random
@@ -19,7 +19,9 @@ from job_runner import JobRunner, members, ray_environment, run_here
 from machines import ACTOR, DECODER, Machines, Strike, num_slices
 from small_archive import NUM_SLICES, OPTIONS, names, table_of
 
+from feclip.bundle import read_bundle
 from feclip.cli import parse_config
+from feclip.cluster import calibrate as calibrating
 from feclip.cluster.score import score
 from feclip.config import ScoreConfig
 from feclip.data import join_uri, write_bytes
@@ -279,3 +281,29 @@ def test_a_job_whose_head_dies_ends_with_a_line_and_goes_on_when_submitted_again
     assert all(path.stat().st_mtime_ns == when for path, when in standing.items())
     counts = lost_and_twice(str(tmp_path / "run"))
     saw("score: head", f"after {moment} of {NUM_SLICES} slices", seed=seed, **counts)
+
+
+def test_thresholds_are_the_same_to_the_last_bit_when_a_node_dies(
+    machines: Machines, bundle: str, scored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saw: Saw
+) -> None:
+    """A machine dies between the first pass over the scores and the second."""
+    given = ("--bundle", bundle, "--normals", scored, "--calibrate.percentiles", "90,80", "--calibrate.threshold_by")
+    alone = run_here(*given, "line", "--output", str(tmp_path / "alone"), job="calibrate.py")
+    assert alone.returncode == 0, alone.output
+    plan_query, killed = calibrating.plan_query, []
+
+    def die_first(*arguments: object) -> object:
+        node = machines.running("ray::")
+        machines.kill(node)
+        killed.append(node)
+        return plan_query(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrating, "plan_query", die_first)
+    done = run_here(*given, "line", "--output", str(tmp_path / "run"), job="calibrate.py")
+    assert done.returncode == 0, done.output
+    assert len(killed) == 1
+    found, wanted = (read_bundle(str(tmp_path / name)).calibration for name in ("run", "alone"))
+    assert found is not None
+    assert wanted is not None
+    assert found.calibration_id == wanted.calibration_id
+    saw("calibrate: node", "after 1 of 3 passes over the scores")

@@ -109,12 +109,15 @@ def test_what_cannot_be_judged_is_one_line_with_its_exit_code(bundle: str, small
     assert not (Path(bundle) / "evaluations").exists()
 
 
-def test_the_command_leaves_its_result_beside_the_bundle(run_job: JobRunner, bundle: str, small_mvtec: Path) -> None:
-    done = run_job("--bundle", bundle, "--data.root", str(small_mvtec), "--split", "report", job="evaluate.py")
+@pytest.mark.usefixtures("local_ray")
+def test_the_command_leaves_its_result_beside_the_bundle(
+    bundle: str, small_mvtec: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    done = run_here("--bundle", bundle, "--data.root", str(small_mvtec), "--split", "report", job="evaluate.py")
     assert done.returncode == 0, done.output
     (folder,) = (Path(bundle) / "evaluations").iterdir()
-    assert "## Images" in done.output
-    assert f"Evaluation written to {folder}" in done.output
+    assert "## Images" in caplog.text
+    assert f"Evaluation written to {folder}" in caplog.text
     text = (folder / "metrics.md").read_text()
     assert "split: report, as protocol b divides the images" in text
     assert "letterbox to 112 px" in text
