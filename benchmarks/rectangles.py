@@ -14,7 +14,6 @@ on the same pixels.
 
 import csv
 import dataclasses
-import functools
 import json
 import logging
 import math
@@ -26,7 +25,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +33,12 @@ import torch
 from jsonargparse import auto_cli
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import nn
-from torch.nn import functional
 
 from feclip.building import build_images, build_model, read_labelled
 from feclip.cli import parse_config
 from feclip.config import FinetuneConfig, ModelConfig
-from feclip.data import MANIFEST_SCHEMA, Letterbox, Split, letterbox, squash, valid_tokens
+from feclip.data import MANIFEST_SCHEMA, Split, TokenBox, by_rectangle, letterbox, squash, valid_tokens
+from feclip.data.letterbox import rectangle
 from feclip.data.source_image import SourceImage
 from feclip.demo import FAMILIES, RECIPE
 from feclip.demo.defects import DEFECT_TYPES
@@ -50,7 +47,6 @@ from feclip.demo.sampling import render
 from feclip.errors import FeclipError
 from feclip.metrics import PixelCounts, bootstrap_pairs, image_metrics, mean_over_categories, pixel_metrics
 from feclip.model import FeClipModel, Padding, fill_padding, upsample
-from feclip.model.trunk import embed_images, run_blocks
 from feclip.training import fit as train
 
 logger = logging.getLogger("rectangles")
@@ -73,10 +69,11 @@ class Way:
     """How an image becomes an input."""
 
     resize: str
-    """letterbox, squash, side (a rectangle whose longer side is S), tokens (one with as many tokens as the square)."""
+    """``letterbox``, ``squash``, ``rectangle`` (as data.resize), ``tokens`` (a rectangle of as many tokens as the square
+    has), ``cropped`` (the letterbox without the tokens that show padding alone)."""
     padding: Padding = "masked"
-    positions: str = "stretched"
-    """Of a rectangle: ``stretched`` over it, or those of the ``letterbox``, which is cropped then."""
+    own_positions: bool = False
+    """Whether tokens keep the positions of the square, and are not stretched over the rectangle."""
 
 
 WAYS: Mapping[str, Way] = MappingProxyType(
@@ -85,11 +82,11 @@ WAYS: Mapping[str, Way] = MappingProxyType(
         RIVAL: Way(resize="letterbox"),
         "letterbox, attention": Way(resize="letterbox", padding="attention"),
         "squash": Way(resize="squash"),
-        "rectangle, same side": Way(resize="side"),
-        "rectangle, same side, positions of the letterbox": Way(resize="side", positions="letterbox"),
-        "rectangle, as many tokens": Way(resize="tokens"),
-        "letterbox, cropped": Way(resize="cropped"),
-        "letterbox, cropped, its own positions": Way(resize="cropped", positions="letterbox"),
+        "rectangle": Way(resize="rectangle"),
+        "rectangle, positions of the square": Way(resize="rectangle", own_positions=True),
+        "rectangle of as many tokens as the square": Way(resize="tokens"),
+        "cropped letterbox": Way(resize="cropped", padding="attention"),
+        "cropped letterbox, positions of the square": Way(resize="cropped", padding="attention", own_positions=True),
     }
 )
 
@@ -114,6 +111,8 @@ class Input:
     """``(H, W, 3)``."""
     valid_pixels: npt.NDArray[np.bool_]
     """``(H, W)``."""
+    box: TokenBox
+    """Its place on the token grid of the square."""
     undo: Callable[[Floats], Floats]
     """From a map ``(H, W)`` to one of the picture ``(h, w)``."""
 
@@ -220,20 +219,21 @@ def accuracy(
     (folder / f"{kind}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def speed(folder: Path, *, image_size: int = 224, num_threads: int = 1) -> None:
+def speed(folder: Path, *, every: int = 2, image_size: int = 224, num_threads: int = 1) -> None:
     """Print images per second of each way against the rival's, in turns, on batches of one shape.
 
     Args:
         folder: Working folder.
+        every: Every which picture is taken.
         image_size: S, pixels.
         num_threads: Threads of torch.
     """
     torch.set_num_threads(num_threads)
     model = _models(folder, image_size=image_size)[0]
-    found = _pictures(folder / "pictures")[::5]
-    line = "| way | images/s | of the rival's | shapes | filling of batches |\n|---|---|---|---|---|\n"
-    sys.stdout.write(line)
-    for name, way in WAYS.items():
+    found = _pictures(folder / "pictures")[::every]
+    sys.stdout.write("| way | images/s | of the rival's | tokens an image | shapes | filling of batches |\n")
+    sys.stdout.write("|---|---|---|---|---|---|\n")
+    for name in WAYS:
         batches = {each: _batches(model, found, WAYS[each]) for each in (name, RIVAL)}
         seconds: dict[str, list[float]] = {name: [], RIVAL: []}
         for turn in range(1 + REPEATS):
@@ -242,9 +242,11 @@ def speed(folder: Path, *, image_size: int = 224, num_threads: int = 1) -> None:
                 if turn:
                     seconds[each].append(taken)
         ours, theirs = (len(found) / statistics.median(seconds[each]) for each in (name, RIVAL))
-        shapes = {_grid(picture, way, model=model) for picture in _pictures(folder / "pictures")}
+        tokens = sum(math.prod(batch.pixels.shape[:3]) for batch in batches[name]) / model.patch_size**2 / len(found)
+        shapes = {tuple(batch.pixels.shape[1:3]) for batch in batches[name]}
         filling = len(found) / (BATCH_SIZE * len(batches[name]))
-        sys.stdout.write(f"| {name} | {ours:.1f} | {ours / theirs:.2f} | {len(shapes)} | {filling:.2f} |\n")
+        row = f"{ours:.1f} | {ours / theirs:.2f} | {tokens:.0f} | {len(shapes)} | {filling:.2f}"
+        sys.stdout.write(f"| {name} | {row} |\n")
         sys.stdout.flush()
 
 
@@ -291,103 +293,88 @@ def _by_role(found: list[Picture]) -> dict[str, list[Picture]]:
     return {role: [each for each in found if each.category in families] for role, families in roles.items()}
 
 
-def _grid(picture: Picture, way: Way, *, model: FeClipModel) -> tuple[int, int]:
-    """Return the token grid ``(H_t, W_t)`` of a picture."""
-    side = model.image_size // model.patch_size
-    if way.resize in {"letterbox", "squash"}:
-        return side, side
-    height, width = picture.image.shape[:2]
-    if way.resize == "cropped":
-        rows, columns = _box(Letterbox.fitted(height, width, image_size=model.image_size), patch_size=model.patch_size)
-        return rows.stop - rows.start, columns.stop - columns.start
-    ratio = max(height, width) / min(height, width)
-    if way.resize == "side":
-        short, long = max(1, round(side / ratio)), side
+def _input(picture: Picture, way: Way, *, model: FeClipModel) -> Input:
+    """Return a picture as the model reads it; of a square that carries a rectangle, the rectangle."""
+    size, patch, image = model.image_size, model.patch_size, picture.image
+    if way.resize == "tokens":
+        return _of_as_many_tokens(image, model=model)
+    if way.resize == "squash":
+        pixels, record = squash(image, image_size=size)
+    elif way.resize == "rectangle":
+        pixels, record = rectangle(image, image_size=size, patch_size=patch, padding_color="white")
     else:
-        short = max(1, round(side / math.sqrt(ratio)))
-        long = min(side * side // short, round(short * ratio)) if short < side else side
-    return (short, long) if height <= width else (long, short)
-
-
-def _box(record: Letterbox, *, patch_size: int) -> tuple[slice, slice]:
-    """Return the rows and columns of the tokens that show the image."""
-    rows, columns = (slice(side.start // patch_size, -(-side.stop // patch_size)) for side in record.content())
-    return rows, columns
-
-
-def _cropped(image: Pixels, *, model: FeClipModel) -> Input:
-    """Return the letterbox without the tokens that show padding alone."""
-    pixels, record = letterbox(image, image_size=model.image_size, padding_color="white")
-    box = tuple(
-        slice(side.start * model.patch_size, side.stop * model.patch_size)
-        for side in _box(record, patch_size=model.patch_size)
-    )
+        pixels, record = letterbox(image, image_size=size, padding_color="white")
+    valid = record.valid_pixels()
+    box = TokenBox(0, 0, *model.token_grid)
+    if way.resize in {"rectangle", "cropped"}:
+        (box,) = by_rectangle(valid[None], patch_size=patch)
+    window = box.pixels(patch_size=patch)
 
     def undo(values: Floats) -> Floats:
-        whole = np.zeros((model.image_size, model.image_size), np.float32)
-        whole[box] = values
+        whole = np.zeros((size, size), np.float32)
+        whole[window] = values
         return record.undo(whole)
 
-    return Input(pixels=pixels[box], valid_pixels=record.valid_pixels()[box], undo=undo)
+    return Input(pixels=pixels[window], valid_pixels=valid[window], box=box, undo=undo)
 
 
-def _input(picture: Picture, way: Way, *, model: FeClipModel) -> Input:
-    size, image = model.image_size, picture.image
-    if way.resize in {"letterbox", "squash"}:
-        if way.resize == "letterbox":
-            pixels, record = letterbox(image, image_size=size, padding_color="white")
-        else:
-            pixels, record = squash(image, image_size=size)
-        return Input(pixels=pixels, valid_pixels=record.valid_pixels(), undo=record.undo)
-    if way.resize == "cropped":
-        return _cropped(image, model=model)
-    rows, columns = (tokens * model.patch_size for tokens in _grid(picture, way, model=model))
-    resized = SourceImage.of(image).resized(rows, columns)
+def _of_as_many_tokens(image: Pixels, *, model: FeClipModel) -> Input:
+    height, width = image.shape[:2]
+    side, ratio = model.token_grid[0], max(height, width) / min(height, width)
+    short = max(1, round(side / math.sqrt(ratio)))
+    grid = (short, min(side * side // short, round(short * ratio)) if short < side else side)
+    box = TokenBox(0, 0, *(grid if height <= width else grid[::-1]))
+    rows, columns = box.height * model.patch_size, box.width * model.patch_size
 
     def undo(values: Floats) -> Floats:
-        return np.asarray(Image.fromarray(values).resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
-    return Input(pixels=resized, valid_pixels=np.ones((rows, columns), np.bool_), undo=undo)
+    resized = SourceImage.of(image).resized(rows, columns)
+    return Input(pixels=resized, valid_pixels=np.ones((rows, columns), np.bool_), box=box, undo=undo)
 
 
-def _groups(found: Sequence[Picture], way: Way, *, model: FeClipModel) -> Iterator[list[int]]:
-    """Yield the indices of batches of one shape."""
-    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """Inputs of one shape, at most a batch."""
+
+    indices: list[int]
+    """Of their pictures, zero-based."""
+    inputs: list[Input]
+    pixels: torch.Tensor
+    """``(B, H, W, 3)``, uint8."""
+    valid_pixels: torch.Tensor
+    """``(B, H, W)``, bool."""
+
+
+def _batches(model: FeClipModel, found: Sequence[Picture], way: Way) -> list[Inputs]:
+    boxes: dict[TokenBox, list[tuple[int, Input]]] = defaultdict(list)
     for index, picture in enumerate(found):
-        shapes[_grid(picture, way, model=model)].append(index)
-    for indices in shapes.values():
-        for start in range(0, len(indices), BATCH_SIZE):
-            yield indices[start : start + BATCH_SIZE]
+        made = _input(picture, way, model=model)
+        boxes[made.box if way.own_positions else made.box._replace(top=0, left=0)].append((index, made))
+    return [
+        Inputs(
+            indices=[index for index, _ in part],
+            inputs=[made for _, made in part],
+            pixels=torch.from_numpy(np.stack([made.pixels for _, made in part])),
+            valid_pixels=torch.from_numpy(np.stack([made.valid_pixels for _, made in part])),
+        )
+        for same in boxes.values()
+        for part in (same[start : start + BATCH_SIZE] for start in range(0, len(same), BATCH_SIZE))
+    ]
 
 
-def _set_grid(model: FeClipModel, grid: tuple[int, int], way: Way, *, native: torch.Tensor) -> None:
-    """Give a model the token grid and the positions of one shape; ``native`` has those of the weights."""
-    first, rest = native[:1], native[1:]
-    side = math.isqrt(len(rest))
-    square = model.image_size // model.patch_size
-    size = (square, square) if way.positions == "letterbox" else grid
-    planes = rest.double().view(1, side, side, -1).permute(0, 3, 1, 2)
-    if size != (side, side):
-        planes = functional.interpolate(planes, size=size, mode="bicubic", antialias=True, align_corners=False)
-    if way.positions == "letterbox":
-        top, left = ((square - tokens) // 2 for tokens in grid)
-        planes = planes[:, :, top : top + grid[0], left : left + grid[1]]
-    positions = torch.cat([first, planes[0].flatten(1).T.float()])
-    model.visual.positional_embedding = nn.Parameter(positions, requires_grad=False)
-    model.token_grid = grid
-    model.padding = "attention" if way.resize == "cropped" else way.padding
-
-
-@functools.cache
-def _native_positions() -> torch.Tensor:
-    return cast("torch.Tensor", build_model(ModelConfig(backbone="feclip-demo"), seed=0).visual.positional_embedding)
-
-
-def _prefix(model: FeClipModel, pixels: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    seen = valid_tokens(valid, patch_size=model.patch_size)
-    images = model.normalize(pixels.permute(0, 3, 1, 2).contiguous(), valid)
-    blocks = model.visual.transformer.resblocks[: model.tap_blocks[0] + 1]
-    return run_blocks(blocks, embed_images(model.visual, images), model._find_masked_keys(seen)), seen  # noqa: SLF001
+def _prefix(model: FeClipModel, batch: Inputs, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `FeClipModel.prefix` does, and the valid tokens."""
+    model.padding = way.padding
+    model._positions.clear()  # noqa: SLF001 - the positions that are not taken are what is compared
+    box = batch.inputs[0].box
+    if way.own_positions and box[2:] != model.token_grid:
+        first, plane = model.visual.positional_embedding.split([1, math.prod(model.token_grid)])
+        cropped = plane.view(*model.token_grid, -1)[box.tokens()].flatten(0, 1)
+        model._positions[box.height, box.width] = torch.cat([first, cropped])  # noqa: SLF001
+    seen = valid_tokens(batch.valid_pixels, patch_size=model.patch_size)
+    images = model.normalize(batch.pixels.permute(0, 3, 1, 2).contiguous(), batch.valid_pixels)
+    return model.prefix(images, seen), seen
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -402,22 +389,18 @@ class Scored:
 
 @torch.inference_mode()
 def _scored(models: list[FeClipModel], found: Sequence[Picture], way: Way) -> Iterator[Scored]:
-    native = _native_positions()
     logits, highest = (np.zeros((len(models), len(found)), np.float32) for _ in range(2))
     counts: list[list[PixelCounts]] = [[PixelCounts.empty()] * len(found) for _ in models]
-    for indices in _groups(found, way, model=models[0]):
-        inputs = [_input(found[index], way, model=models[0]) for index in indices]
-        pixels = torch.from_numpy(np.stack([each.pixels for each in inputs]))
-        valid = torch.from_numpy(np.stack([each.valid_pixels for each in inputs]))
-        for model in models:
-            _set_grid(model, _grid(found[indices[0]], way, model=model), way, native=native)
-        tokens, seen = _prefix(models[0], pixels, valid)
+    for batch in _batches(models[0], found, way):
+        tokens, seen = _prefix(models[0], batch, way)
         for number, model in enumerate(models):
+            model.padding = way.padding
             output = model.forward_from_prefix(tokens, seen)
-            maps = upsample(fill_padding(output.token_map, seen), tuple(valid.shape[1:]))
-            logits[number, indices] = output.image_logit.numpy()
-            highest[number, indices] = maps.masked_fill(~valid, -torch.inf).flatten(1).amax(dim=1).numpy()
-            for index, placed, values in zip(indices, inputs, maps.numpy(), strict=True):
+            maps = upsample(fill_padding(output.token_map, seen), output.image_size)
+            logits[number, batch.indices] = output.image_logit.numpy()
+            valid = maps.masked_fill(~batch.valid_pixels, -torch.inf)
+            highest[number, batch.indices] = valid.flatten(1).amax(dim=1).numpy()
+            for index, placed, values in zip(batch.indices, batch.inputs, maps.numpy(), strict=True):
                 mask = found[index].mask
                 if mask is not None:
                     counts[number][index] = PixelCounts.of(placed.undo(values)[None], mask[None])
@@ -481,26 +464,12 @@ def _cell(values: list[float] | None) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
 
 
-_Batch = tuple[tuple[int, int], torch.Tensor, torch.Tensor]
-
-
-def _batches(model: FeClipModel, found: Sequence[Picture], way: Way) -> list[_Batch]:
-    batches = []
-    for indices in _groups(found, way, model=model):
-        inputs = [_input(found[index], way, model=model) for index in indices]
-        pixels = torch.from_numpy(np.stack([each.pixels for each in inputs]))
-        valid = torch.from_numpy(np.stack([each.valid_pixels for each in inputs]))
-        batches.append((_grid(found[indices[0]], way, model=model), pixels, valid))
-    return batches
-
-
 @torch.inference_mode()
-def _timed(model: FeClipModel, batches: list[_Batch], way: Way) -> float:
-    native, taken = _native_positions(), 0.0
-    for grid, pixels, valid in batches:
-        _set_grid(model, grid, way, native=native)
+def _timed(model: FeClipModel, batches: list[Inputs], way: Way) -> float:
+    taken = 0.0
+    for batch in batches:
         started = time.perf_counter()
-        tokens, seen = _prefix(model, pixels, valid)
+        tokens, seen = _prefix(model, batch, way)
         output = model.forward_from_prefix(tokens, seen)
         output.image_logit.sum().item()
         output.token_map.sum().item()
