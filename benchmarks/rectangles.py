@@ -69,8 +69,8 @@ class Way:
     """How an image becomes an input."""
 
     resize: str
-    """``letterbox``, ``squash``, ``rectangle`` (as data.resize), ``tokens`` (a rectangle of as many tokens as the square
-    has), ``cropped`` (the letterbox without the tokens that show padding alone)."""
+    """``letterbox``, ``squash``, ``rectangle`` as data.resize; ``tokens``, a rectangle of as many tokens as the square;
+    ``cropped``, the letterbox without the tokens that show padding alone."""
     padding: Padding = "masked"
     own_positions: bool = False
     """Whether tokens keep the positions of the square, and are not stretched over the rectangle."""
