@@ -22,7 +22,7 @@ from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
 from feclip.training.choosing import best_epoch, is_over
 from feclip.training.held_out import held_out_metrics
-from feclip.training.loss_sums import loss_sums, mean_loss, mean_terms
+from feclip.training.loss_sums import batch_sums, mean_loss, mean_terms
 from feclip.training.prefix_cache import open_stores
 from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
@@ -208,19 +208,7 @@ def _step(
     """
     with autocast(optim.precision, device=device):
         outputs = step_model([(part.tokens, part.valid_tokens) for part in batch])
-    local = float(counted) * torch.stack(
-        [
-            loss_sums(
-                output,
-                labels=part.labels,
-                gt_masks=part.gt_masks,
-                has_mask=part.has_mask,
-                valid_pixels=part.valid_pixels,
-                loss=loss,
-            )
-            for output, part in zip(outputs, batch, strict=True)
-        ]
-    ).sum(dim=0)
+    local = float(counted) * batch_sums(outputs, batch, loss=loss)
     sums = summed(local.detach().double())
     if bool(sums.isfinite().all()):  # the one point of a step that waits for the device
         total = mean_loss(local, sums, loss=loss)
