@@ -54,7 +54,7 @@ logger = logging.getLogger("rectangles")
 AREA_SIDE = 256  # pixels, of the square with the area of each picture, as `python -m feclip.demo archive` has it
 RATIOS = (1.6, 4.0)  # longer side to shorter; as the archive's letterboxed pictures
 BATCH_SIZE = 16
-REPEATS = 7
+REPEATS = 5
 RIVAL = "letterbox, masked"
 METRICS = MappingProxyType(
     {"image_auroc": "image AUROC", "max_auroc": "AUROC of map_max", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -190,6 +190,7 @@ def accuracy(
     folder: Path,
     *,
     photographs: Path | None = None,
+    roles: str = "seen,unseen",
     ways: str = ";".join(WAYS),
     image_size: int = 224,
     num_threads: int = 1,
@@ -199,6 +200,7 @@ def accuracy(
     Args:
         folder: Working folder.
         photographs: A field archive with ``labels.csv`` and ``images``, instead of the pictures.
+        roles: Which families of the pictures, separated by commas.
         ways: Which ways, separated by semicolons, the rival among them.
         image_size: S, pixels.
         num_threads: Threads of torch.
@@ -206,7 +208,7 @@ def accuracy(
     torch.set_num_threads(num_threads)
     models = _models(folder, image_size=image_size)
     found = _photographs(photographs) if photographs else _pictures(folder / "pictures")
-    sets = {"photographs": found} if photographs else _by_role(found)
+    sets = {"photographs": found} if photographs else {role: _of_role(found, role) for role in roles.split(",")}
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name, chosen in sets.items():
         scored = {}
@@ -215,36 +217,40 @@ def accuracy(
             scored[way] = list(_scored(models, chosen, WAYS[way]))
             logger.info("%s, %s: %.0f s", name, way, time.perf_counter() - started)
         results[name] = _table(name, chosen, scored)
-    kind = "photographs" if photographs else "accuracy"
+    kind = "photographs" if photographs else roles.replace(",", "-")
     (folder / f"{kind}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def speed(folder: Path, *, every: int = 2, image_size: int = 224, num_threads: int = 1) -> None:
+def speed(
+    folder: Path, *, every: int = 16, ways: str = ";".join(WAYS), image_size: int = 224, num_threads: int = 1
+) -> None:
     """Print images per second of each way against the rival's, in turns, on batches of one shape.
 
     Args:
         folder: Working folder.
-        every: Every which picture is taken.
+        every: Every which picture is timed; shapes and filling are those of all.
+        ways: Which ways, separated by semicolons.
         image_size: S, pixels.
         num_threads: Threads of torch.
     """
     torch.set_num_threads(num_threads)
     model = _models(folder, image_size=image_size)[0]
-    found = _pictures(folder / "pictures")[::every]
+    found = _pictures(folder / "pictures")
     sys.stdout.write("| way | images/s | of the rival's | tokens an image | shapes | filling of batches |\n")
     sys.stdout.write("|---|---|---|---|---|---|\n")
-    for name in WAYS:
-        batches = {each: _batches(model, found, WAYS[each]) for each in (name, RIVAL)}
+    for name in ways.split(";"):
+        timed = {each: _batches(model, found[::every], WAYS[each]) for each in (name, RIVAL)}
         seconds: dict[str, list[float]] = {name: [], RIVAL: []}
         for turn in range(1 + REPEATS):
             for each in (name, RIVAL):
-                taken = _timed(model, batches[each], WAYS[each])
+                taken = _timed(model, timed[each], WAYS[each])
                 if turn:
                     seconds[each].append(taken)
-        ours, theirs = (len(found) / statistics.median(seconds[each]) for each in (name, RIVAL))
-        tokens = sum(math.prod(batch.pixels.shape[:3]) for batch in batches[name]) / model.patch_size**2 / len(found)
-        shapes = {tuple(batch.pixels.shape[1:3]) for batch in batches[name]}
-        filling = len(found) / (BATCH_SIZE * len(batches[name]))
+        ours, theirs = (len(found[::every]) / statistics.median(seconds[each]) for each in (name, RIVAL))
+        batches = _batches(model, found, WAYS[name])
+        tokens = sum(math.prod(batch.pixels.shape[:3]) for batch in batches) / model.patch_size**2 / len(found)
+        shapes = {tuple(batch.pixels.shape[1:3]) for batch in batches}
+        filling = len(found) / (BATCH_SIZE * len(batches))
         row = f"{ours:.1f} | {ours / theirs:.2f} | {tokens:.0f} | {len(shapes)} | {filling:.2f}"
         sys.stdout.write(f"| {name} | {row} |\n")
         sys.stdout.flush()
@@ -288,9 +294,9 @@ def _photographs(root: Path) -> list[Picture]:
     ]
 
 
-def _by_role(found: list[Picture]) -> dict[str, list[Picture]]:
-    roles = {"seen": FAMILIES["finetuning"], "unseen": FAMILIES["unseen"]}
-    return {role: [each for each in found if each.category in families] for role, families in roles.items()}
+def _of_role(found: list[Picture], role: str) -> list[Picture]:
+    families = FAMILIES["finetuning" if role == "seen" else "unseen"]
+    return [picture for picture in found if picture.category in families]
 
 
 def _input(picture: Picture, way: Way, *, model: FeClipModel) -> Input:
