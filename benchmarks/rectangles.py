@@ -190,6 +190,7 @@ def accuracy(
     folder: Path,
     *,
     photographs: Path | None = None,
+    strata: int = 1,
     roles: str = "seen,unseen",
     ways: str = ";".join(WAYS),
     image_size: int = 224,
@@ -200,6 +201,7 @@ def accuracy(
     Args:
         folder: Working folder.
         photographs: A field archive with ``labels.csv`` and ``images``, instead of the pictures.
+        strata: Photographs of like aspect ratio are judged among themselves, in so many groups of like size.
         roles: Which families of the pictures, separated by commas.
         ways: Which ways, separated by semicolons, the rival among them.
         image_size: S, pixels.
@@ -207,7 +209,7 @@ def accuracy(
     """
     torch.set_num_threads(num_threads)
     models = _models(folder, image_size=image_size)
-    found = _photographs(photographs) if photographs else _pictures(folder / "pictures")
+    found = _photographs(photographs, strata=strata) if photographs else _pictures(folder / "pictures")
     sets = {"photographs": found} if photographs else {role: _of_role(found, role) for role in roles.split(",")}
     results: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name, chosen in sets.items():
@@ -280,17 +282,14 @@ def _pictures(root: Path) -> list[Picture]:
     ]
 
 
-def _photographs(root: Path) -> list[Picture]:
+def _photographs(root: Path, *, strata: int) -> list[Picture]:
     with (root / "labels.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    images = [np.asarray(Image.open(root / "images" / row["path"]).convert("RGB")) for row in rows]
+    ranks = np.argsort(np.argsort([max(image.shape[:2]) / min(image.shape[:2]) for image in images], kind="stable"))
     return [
-        Picture(
-            image=np.asarray(Image.open(root / "images" / row["path"]).convert("RGB")),
-            label=int(row["label"]),
-            mask=None,
-            category="",
-        )
-        for row in rows
+        Picture(image=image, label=int(row["label"]), mask=None, category=str(rank * strata // len(rows)))
+        for image, row, rank in zip(images, rows, ranks.tolist(), strict=True)
     ]
 
 
