@@ -123,8 +123,17 @@ def read_labelled(config: DataConfig, *, seed: int) -> pa.Table:
     )
 
 
-def build_images(table: pa.Table, config: DataConfig, *, image_size: int) -> LabelledImages:
-    """Return the data set over the rows of a manifest; ``image_size`` is the model's, pixels."""
+def build_images(
+    table: pa.Table, config: DataConfig, *, image_size: int, patch_size: int | None = None
+) -> LabelledImages:
+    """Return the data set over the rows of a manifest.
+
+    Args:
+        table: Its rows.
+        config: How images become inputs.
+        image_size: The model's, pixels.
+        patch_size: The model's, pixels; ``data.resize`` rectangle needs it.
+    """
     return LabelledImages(
         table,
         image_size=image_size,
@@ -132,4 +141,5 @@ def build_images(table: pa.Table, config: DataConfig, *, image_size: int) -> Lab
         padding_color=config.padding_color,
         valid_region=str(config.valid_region),
         jpeg_decoding=str(config.jpeg_decoding),
+        patch_size=patch_size,
     )

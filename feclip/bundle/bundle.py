@@ -12,7 +12,7 @@ from feclip.bundle.lineage import Lineage
 from feclip.bundle.memory_bank import BANK_FILE, StoredBank
 from feclip.bundle.record import encode_json
 from feclip.calibration import Calibration, StatisticOptions
-from feclip.config import ModelConfig
+from feclip.config import ModelConfig, Resize
 from feclip.data import InputOptions, join_uri
 from feclip.errors import BundleError
 
@@ -68,6 +68,8 @@ class Bundle:
     """Tokens of normal images whose distances join the scores; None where there are none."""
     lineage: Lineage | None = None
     """The parent that it was tuned from, and how it compares with it; None without a parent."""
+    patch_size: int | None = None
+    """Side of the model's patches, pixels, where images become rectangles of them; else None."""
     trained_image_size: int | None = None
     """Side that the backbone's digest was taken at, where ``model`` has another by `with_input`; else None."""
 
@@ -75,7 +77,12 @@ class Bundle:
     def input_options(self) -> InputOptions:
         """How its images become inputs, for a `GuardedDecoder`."""
         assert self.model.image_size is not None  # settled when the config was made
-        return InputOptions(image_size=self.model.image_size, **self.input)
+        return InputOptions(image_size=self.model.image_size, patch_size=self.patch_size, **self.input)
+
+    @property
+    def is_rectangular(self) -> bool:
+        """Whether its images become rectangles of their own aspect ratio."""
+        return self.input["resize"] == Resize.rectangle
 
     @property
     def statistic_options(self) -> StatisticOptions:
@@ -132,6 +139,12 @@ class Bundle:
             msg = (
                 f"{self.uri} was trained on a backbone with digest {self.backbone_digest}, but {config.backbone} with "
                 f"{config.pretrained!r} has {model.backbone_digest}; give the weights it was trained on."
+            )
+            raise BundleError(msg)
+        if self.is_rectangular and model.patch_size != self.patch_size:
+            msg = (
+                f"{self.uri} has inputs of {self.patch_size} px patches, its backbone has {model.patch_size} px: train "
+                "it again."
             )
             raise BundleError(msg)
         if trained_at != config.image_size:

@@ -22,7 +22,7 @@ from feclip.bundle.layout import (
 )
 from feclip.bundle.lineage import Lineage, read_lineage
 from feclip.bundle.memory_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank, read_bank
-from feclip.bundle.record import check_record, parse_object, read_epochs
+from feclip.bundle.record import INPUT_FIELDS, PATCH_FIELD, check_record, parse_object, read_epochs
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import ModelConfig
 from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_parquet, read_bytes
@@ -54,7 +54,8 @@ def read_bundle(uri: str) -> Bundle:
     return Bundle(
         uri=uri,
         model=model,
-        input=record["input"],
+        input={name: record["input"][name] for name in INPUT_FIELDS},
+        patch_size=record["input"].get(PATCH_FIELD),
         model_id=record["model_id"],
         backbone_digest=record["backbone_digest"],
         adapters=adapters,

@@ -12,11 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feclip import __version__
-from feclip.config import FinetuneConfig, ModelConfig, parse_fields
+from feclip.config import FinetuneConfig, ModelConfig, Resize, parse_fields
 from feclip.data import InputOptions, is_count, is_number, parse_json
 from feclip.errors import BundleError
 
-__all__ = ["INPUT_FIELDS", "SCHEMA", "check_record", "encode_json", "parse_object", "read_epochs", "sealed"]
+__all__ = [
+    "INPUT_FIELDS",
+    "PATCH_FIELD",
+    "SCHEMA",
+    "check_record",
+    "encode_json",
+    "parse_object",
+    "read_epochs",
+    "sealed",
+]
 
 SCHEMA = 4
 UNSEALED_SCHEMA = 3
@@ -36,6 +45,8 @@ CONFIG_KEYS = (
     "training",
 )
 INPUT_FIELDS = ("resize", "padding_color", "valid_region", "jpeg_decoding")  # fields of DataConfig that change a score
+PATCH_FIELD = "patch_size"
+"""Beside them where images become rectangles of whole patches, pixels."""
 NUM_PROMPTS = 2
 MAX_TEXT = 4096  # characters
 MAX_EPOCHS = 1_000_000
@@ -111,8 +122,9 @@ def check_record(
         "ascending zero-based blocks",
     )
     _require(_is_text(record["feclip_version"]), f"{where}: feclip_version", "a text")
-    _check_input(record["input"], where=f"{where}: input")
-    return _check_configs(record["model"], record["training"], where=where)
+    config = _check_configs(record["model"], record["training"], where=where)
+    _check_input(record["input"], image_size=config.image_size, where=f"{where}: input")
+    return config
 
 
 def read_epochs(record: Mapping[str, Any], *, where: str) -> list[dict[str, float]]:
@@ -146,11 +158,14 @@ def require_keys(found: object, expected: Sequence[str], *, where: str) -> None:
         raise BundleError(msg)
 
 
-def _check_input(found: object, *, where: str) -> None:
-    require_keys(found, INPUT_FIELDS, where=where)
+def _check_input(found: object, *, image_size: int | None, where: str) -> None:
+    is_rectangle = isinstance(found, Mapping) and found.get("resize") == Resize.rectangle
+    require_keys(found, (*INPUT_FIELDS, PATCH_FIELD) if is_rectangle else INPUT_FIELDS, where=where)
     assert isinstance(found, Mapping)
+    patch_size = found.get(PATCH_FIELD, 1)
+    _require(_is_index(patch_size) and patch_size, f"{where}: {PATCH_FIELD}", "a number of pixels")
     try:
-        InputOptions(image_size=1, **found)
+        InputOptions(image_size=image_size or patch_size, **found)
     except (AttributeError, TypeError, ValueError) as error:
         msg = f"{where}: {error}"
         raise BundleError(msg) from error

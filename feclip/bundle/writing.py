@@ -23,9 +23,9 @@ from feclip.bundle.layout import (
 from feclip.bundle.lineage import Lineage
 from feclip.bundle.memory_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank
 from feclip.bundle.reading import read_record
-from feclip.bundle.record import INPUT_FIELDS, SCHEMA, encode_json, sealed
+from feclip.bundle.record import INPUT_FIELDS, PATCH_FIELD, SCHEMA, encode_json, sealed
 from feclip.calibration import Calibration
-from feclip.config import FinetuneConfig, plain
+from feclip.config import FinetuneConfig, Resize, plain
 from feclip.data import encode_parquet, join_uri, read_bytes, write_bytes
 from feclip.errors import BundleError
 
@@ -79,7 +79,7 @@ def write_bundle(
         "model": training.pop("model"),
         "tap_blocks": list(model.tap_blocks),
         "prompts": list(build_prompts(config.model.noun)),
-        "input": {name: training["data"][name] for name in INPUT_FIELDS},
+        "input": _input(config, patch_size=model.patch_size),
         "training": training,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
@@ -177,6 +177,13 @@ def _write_with(
         write_bytes(join_uri(uri, name), content)
     write_bytes(join_uri(uri, CONFIG_FILE), encode_json(sealed(record)))
     return str(record["model_id"])
+
+
+def _input(config: FinetuneConfig, *, patch_size: int) -> dict[str, Any]:
+    """Return the record of how images become inputs."""
+    data = plain(config.data)
+    fields = {name: data[name] for name in INPUT_FIELDS}
+    return fields | ({PATCH_FIELD: patch_size} if config.data.resize is Resize.rectangle else {})
 
 
 def _with_images(known: pa.Table, images: pa.Table, *, role: str) -> pa.Table:

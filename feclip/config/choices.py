@@ -41,10 +41,11 @@ class PaddingMode(StrEnum):
 
 
 class Resize(StrEnum):
-    """How an image becomes the square that the model reads."""
+    """How an image becomes what the model reads."""
 
     letterbox = "letterbox"
     squash = "squash"
+    rectangle = "rectangle"
 
 
 class ValidRegion(StrEnum):

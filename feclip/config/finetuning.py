@@ -37,7 +37,8 @@ class DataConfig:
     manifest: str | None = None
     """Parquet or CSV table, one row per image, instead of a folder layout."""
     resize: Resize = Resize.letterbox
-    """Keep the aspect ratio and pad, or squash to the square as the peers do."""
+    """letterbox keeps the aspect ratio and pads to the square, squash fills the square as the peers do, rectangle keeps
+    the aspect ratio without padding: the model reads as many tokens as the image has."""
     padding_color: str = "white"
     """Colour of the padding: white, black, mean, or r,g,b in 0..255."""
     valid_region: ValidRegion = ValidRegion.letterbox

@@ -32,6 +32,7 @@ from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
 from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, encode_parquet, parse_parquet
 from feclip.data.prepare import InputOptions, PreparedImage, prepare_image
+from feclip.data.rectangles import TokenBox, by_rectangle
 from feclip.data.split import Split, assign_splits, overlap_check
 from feclip.data.stopwatch import Stopwatch
 from feclip.data.storage import (
@@ -92,11 +93,13 @@ __all__ = [
     "StorageForbiddenError",
     "StorageMissingError",
     "StorageTooLargeError",
+    "TokenBox",
     "UndecodedJpeg",
     "ValidBox",
     "absolute_uri",
     "assign_splits",
     "build_manifest",
+    "by_rectangle",
     "check_writable",
     "collate",
     "decode_fetched",

@@ -99,7 +99,9 @@ class LabelledImages:
     Args:
         table: Manifest rows; every label must be known.
         image_size: Side S of the model input, pixels.
-        resize: ``letterbox`` keeps the aspect ratio and pads, ``squash`` does not.
+        resize: ``letterbox`` keeps the aspect ratio and pads, ``squash`` does not, ``rectangle`` keeps it without
+            padding.
+        patch_size: Side of the model's patches, pixels, which a ``rectangle`` needs.
         padding_color: white, black, mean, or r,g,b; the colour of our padding, and of a border looked for.
         valid_region: ``letterbox``: only our own padding is invalid; ``uniform_border``: also a border of the padding
             colour that the image brings; ``mask_uri``: also what the file in the column ``valid_mask_uri`` excludes.
@@ -124,12 +126,14 @@ class LabelledImages:
         padding_color: str,
         valid_region: str,
         jpeg_decoding: str = "full",
+        patch_size: int | None = None,
     ) -> None:
         import torch  # noqa: PLC0415 - see docs/adr/0020
 
         self.options = InputOptions(
             image_size=image_size,
             resize=resize,
+            patch_size=patch_size,
             padding_color=padding_color,
             valid_region=valid_region,
             jpeg_decoding=jpeg_decoding,

@@ -1,6 +1,9 @@
-"""Letterbox and squash: any image to the model's square input, and anything on that square back.
+"""Letterbox, squash and rectangle: any image to the model's input, and anything on that input back.
 
 Shapes: S side of the model input, h x w the source image, all in pixels; H_t x W_t token grid.
+
+The input is carried on a square. Of a rectangle the model reads the tokens that show the image alone; it lies at the
+top left, its sides are whole patches, and the rest of the square is never looked at (docs/adr/0040-rectangles.md).
 
 Pixels are areas: pixel i covers i..i+1, so the source coordinate x lies at left + x * width / w on the input.
 Masks go the same way as images: antialiased bilinear, then > 0.5, as the peers do. A line that covers one input pixel
@@ -22,12 +25,14 @@ from feclip.errors import DataError
 if TYPE_CHECKING:
     import torch  # the process that decodes an archive does without: it is large and slow to load
 
-__all__ = ["Letterbox", "letterbox", "parse_padding_color", "squash", "uniform_border", "valid_tokens"]
+__all__ = ["Letterbox", "letterbox", "parse_padding_color", "rectangle", "squash", "uniform_border", "valid_tokens"]
 
 CLIP_MEAN_COLOR = (123, 117, 104)
 """Mean colour of CLIP's training images (0.481, 0.458, 0.408 times 255): zero after normalisation."""
 BORDER_TOLERANCE = 8
 """Largest difference from the padding colour within a border, 0..255: room for JPEG, not for a photographed surface."""
+LARGEST_RATIO = 8
+"""Longer side to shorter of a rectangle at most; a longer image is squashed to it."""
 _NAMED_COLORS = {"white": (255, 255, 255), "black": (0, 0, 0), "mean": CLIP_MEAN_COLOR}
 _MAX_CHANNEL = 255
 _THRESHOLD = 0.5
@@ -95,6 +100,31 @@ class Letterbox:
             left=0,
             height=image_size,
             width=image_size,
+        )
+
+    @classmethod
+    def rectangle(cls, source_height: int, source_width: int, *, image_size: int, patch_size: int) -> Self:
+        """Return where an image of this size lies as whole patches; `rectangle` puts it there.
+
+        The longer side has as many patches as the square. The shorter one is rounded, so that the aspect ratio changes
+        by half a patch at most, up to `LARGEST_RATIO`.
+
+        Example:
+            >>> record = Letterbox.rectangle(300, 1000, image_size=336, patch_size=14)
+            >>> record.height // 14, record.width // 14
+            (7, 24)
+        """
+        num_patches = image_size // patch_size
+        shorter = round(num_patches * min(source_height, source_width) / max(source_height, source_width))
+        short = max(shorter, -(-num_patches // LARGEST_RATIO)) * patch_size
+        return cls(
+            source_height=source_height,
+            source_width=source_width,
+            image_size=image_size,
+            top=0,
+            left=0,
+            height=image_size if source_height >= source_width else short,
+            width=image_size if source_width >= source_height else short,
         )
 
     def valid_pixels(self) -> _Mask:
@@ -181,10 +211,7 @@ def letterbox(image: _Pixels | SourceImage, *, image_size: int, padding_color: s
     """
     source = _source(image)
     record = Letterbox.fitted(source.height, source.width, image_size=image_size)
-    canvas = np.empty((image_size, image_size, 3), np.uint8)
-    canvas[:] = parse_padding_color(padding_color)
-    canvas[record.content()] = source.resized(record.height, record.width)
-    return canvas, record
+    return _on_square(source, record, padding_color=padding_color), record
 
 
 def squash(image: _Pixels | SourceImage, *, image_size: int) -> tuple[_Pixels, Letterbox]:
@@ -200,6 +227,28 @@ def squash(image: _Pixels | SourceImage, *, image_size: int) -> tuple[_Pixels, L
     source = _source(image)
     record = Letterbox.squashed(source.height, source.width, image_size=image_size)
     return source.resized(image_size, image_size), record
+
+
+def rectangle(
+    image: _Pixels | SourceImage, *, image_size: int, patch_size: int, padding_color: str
+) -> tuple[_Pixels, Letterbox]:
+    """Resize an image to whole patches of its aspect ratio, at the top left of the square that carries it.
+
+    Args:
+        image: A decoded image, or pixels of shape ``(h, w, 3)``.
+        image_size: Side S of the square, pixels, and of the longer side; small images are enlarged.
+        patch_size: Side of a patch, pixels; divides S.
+        padding_color: Of the rest of the square, as `parse_padding_color` reads it.
+
+    Returns:
+        Pixels of shape ``(S, S, 3)``, uint8, and the record that undoes it.
+
+    Raises:
+        DataError: If the padding colour cannot be read.
+    """
+    source = _source(image)
+    record = Letterbox.rectangle(source.height, source.width, image_size=image_size, patch_size=patch_size)
+    return _on_square(source, record, padding_color=padding_color), record
 
 
 def uniform_border(image: _Pixels, *, padding_color: str = "white", tolerance: int = BORDER_TOLERANCE) -> _Mask:
@@ -252,6 +301,13 @@ def valid_tokens(valid_pixels: "torch.Tensor", *, patch_size: int) -> "torch.Ten
     rows, columns = height // patch_size, width // patch_size
     whole = valid_pixels[:, : rows * patch_size, : columns * patch_size]
     return whole.reshape(batch, rows, patch_size, columns, patch_size).any(dim=4).any(dim=2)
+
+
+def _on_square(source: SourceImage, record: Letterbox, *, padding_color: str) -> _Pixels:
+    canvas = np.empty((record.image_size, record.image_size, 3), np.uint8)
+    canvas[:] = parse_padding_color(padding_color)
+    canvas[record.content()] = source.resized(record.height, record.width)
+    return canvas
 
 
 def _source(image: _Pixels | SourceImage) -> SourceImage:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from feclip.data.decode import decode_mask, decode_source
 from feclip.data.image_errors import ImageError, ImageErrorKind
-from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border
+from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, rectangle, squash, uniform_border
 from feclip.data.source_image import SourceImage
 from feclip.data.stopwatch import Stopwatch
 from feclip.data.valid_region import ValidBox, pack_valid_pixels, unpack_valid_pixels
@@ -22,7 +22,7 @@ from feclip.errors import DataError
 
 __all__ = ["InputOptions", "PreparedImage", "prepare_image"]
 
-_RESIZES = ("letterbox", "squash")
+_RESIZES = ("letterbox", "squash", "rectangle")
 _VALID_REGIONS = ("letterbox", "uniform_border", "mask_uri")
 _JPEG_DECODINGS = ("full", "scaled")
 
@@ -38,7 +38,9 @@ class InputOptions:
     image_size: int
     """Side S of the model input, pixels."""
     resize: str = "letterbox"
-    """``letterbox`` keeps the aspect ratio and pads, ``squash`` does not."""
+    """``letterbox`` keeps the aspect ratio and pads, ``squash`` does not, ``rectangle`` keeps it without padding."""
+    patch_size: int | None = None
+    """Side of the model's patches, pixels; a ``rectangle`` needs it, for others it is without effect."""
     padding_color: str = "white"
     """white, black, mean, or r,g,b: the colour of our padding, and of a border looked for."""
     valid_region: str = "letterbox"
@@ -57,6 +59,12 @@ class InputOptions:
                 raise DataError(msg)
         if self.jpeg_decoding == "scaled" and self.valid_region == "uniform_border":
             msg = "data.valid_region=uniform_border looks for the border on all pixels: take data.jpeg_decoding=full."
+            raise DataError(msg)
+        if self.resize == "rectangle" and (not self.patch_size or self.image_size % self.patch_size):
+            msg = (
+                f"data.resize=rectangle needs a patch_size that divides the {self.image_size} pixels of the model's "
+                f"input, got {self.patch_size}."
+            )
             raise DataError(msg)
         if self.image_size < 1:
             msg = f"image_size must be at least 1 pixel, got {self.image_size}."
@@ -90,6 +98,11 @@ class InputOptions:
         """
         if self.resize == "squash":
             return squash(image, image_size=self.image_size)
+        if self.resize == "rectangle":
+            assert self.patch_size is not None  # checked at the start
+            return rectangle(
+                image, image_size=self.image_size, patch_size=self.patch_size, padding_color=self.padding_color
+            )
         return letterbox(image, image_size=self.image_size, padding_color=self.padding_color)
 
     def geometry(self, height: int, width: int) -> Letterbox:
@@ -99,6 +112,9 @@ class InputOptions:
             height: Source pixels h.
             width: Source pixels w.
         """
+        if self.resize == "rectangle":
+            assert self.patch_size is not None  # checked at the start
+            return Letterbox.rectangle(height, width, image_size=self.image_size, patch_size=self.patch_size)
         kind = Letterbox.squashed if self.resize == "squash" else Letterbox.fitted
         return kind(height, width, image_size=self.image_size)
 

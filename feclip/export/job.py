@@ -41,6 +41,12 @@ def export(config: ExportConfig) -> None:
             "told; export a bundle whose memory bank all images share, or one without."
         )
         raise BundleError(msg)
+    if bundle.is_rectangular:
+        msg = (
+            f"{config.bundle} reads each image at its own aspect ratio (data.resize=rectangle), and an exported file "
+            "has one input shape; export a bundle of data.resize letterbox or squash."
+        )
+        raise BundleError(msg)
     recipe = recipe_of(bundle)
     model = ExportedModel(bundle.build(pretrained=config.pretrained), statistic_options=bundle.statistic_options)
     encode, opened = (encode_onnx, open_onnx) if is_onnx else (encode_torch, open_torch)

@@ -22,7 +22,14 @@ from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStati
 from feclip.model.memory_bank import MemoryBank
 from feclip.model.output import FeClipOutput
 from feclip.model.prompting import Tokenizer, text_embeddings
-from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
+from feclip.model.trunk import (
+    check_trunk,
+    embed_class,
+    embed_images,
+    resize_positions,
+    resolve_tap_blocks,
+    run_blocks,
+)
 from feclip.model.weights import check_tensors
 from feclip.model.windows import check_valid_tokens
 
@@ -33,6 +40,7 @@ Padding = Literal["ignore", "masked", "attention"]
 
 FUSION_WEIGHT = 0.1  # lambda in Eq. 2; paper, Section 3.2
 TEMPERATURE = 0.07  # tau in Eq. 1; where CLIP training starts
+MAX_KEPT_GRIDS = 64  # whose positions are kept; rectangles of one image size have fewer
 WINDOW_SIZE = 3  # P and Q, in tokens; smallest of the 3 to 5 that the implementation guide searches
 
 
@@ -53,9 +61,9 @@ class FeClipModel(nn.Module):
         patch_head: Learned projection of patch tokens, shared by all taps.
         text_embeddings: ``(2, E)``: normal, abnormal.
         tap_blocks: Zero-based blocks after which the adapters act.
-        image_size: Side of the input, in pixels.
+        image_size: Side of the square input, in pixels.
         patch_size: Side of a patch, in pixels.
-        token_grid: ``(H_t, W_t)``.
+        token_grid: ``(H_t, W_t)`` of the square input.
         backbone_digest: SHA-256 of the CLIP's tensors.
         gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
             activations: less memory, more time, the same gradients.
@@ -94,6 +102,7 @@ class FeClipModel(nn.Module):
         self.backbone_digest = backbone.digest
         self.gradient_checkpointing = False
         self.memory_bank: MemoryBank | None = None
+        self._positions: dict[tuple[int, int], torch.Tensor] = {}
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
@@ -213,8 +222,10 @@ class FeClipModel(nn.Module):
     ) -> FeClipOutput:
         """Score images.
 
+        Other inputs than the square get their positions by stretching its own over their token grid.
+
         Args:
-            images: Normalised images ``(B, 3, S, S)``.
+            images: Normalised images ``(B, 3, S, S)``, or ``(B, 3, H, W)`` of whole patches.
             valid_tokens: Bool ``(B, H_t, W_t)``, true where any pixel of the token is image; none means all.
             groups: Zero-based group of each image in the memory bank, int64 ``(B,)``, where the bank has groups.
 
@@ -224,14 +235,15 @@ class FeClipModel(nn.Module):
         Raises:
             ValueError: If a shape or type differs from the above.
         """
-        return self.forward_from_prefix(self.prefix(images, valid_tokens), valid_tokens, groups=groups)
+        tokens = self.prefix(images, valid_tokens)
+        return self.forward_from_prefix(tokens, valid_tokens, groups=groups, token_grid=self._grid_of(images))
 
     @torch.no_grad()
     def prefix(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Run the frozen blocks up to the first tap; nothing trained changes the result, so it can be kept.
 
         Args:
-            images: Normalised images ``(B, 3, S, S)``.
+            images: As for ``forward``.
             valid_tokens: Bool ``(B, H_t, W_t)``, false on padding; none means all valid.
 
         Returns:
@@ -240,12 +252,9 @@ class FeClipModel(nn.Module):
         Raises:
             ValueError: If a shape or type differs from the above.
         """
-        expected = (3, self.image_size, self.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:  # noqa: PLR2004 - (B, 3, S, S)
-            msg = f"images must have shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}."
-            raise ValueError(msg)
-        check_valid_tokens(valid_tokens, (len(images), *self.token_grid))
-        tokens = embed_images(self.visual, images)
+        grid = self._grid_of(images)
+        check_valid_tokens(valid_tokens, (len(images), *grid))
+        tokens = embed_images(self.visual, images, self._positions_of(grid, device=images.device))
         blocks = self.visual.transformer.resblocks[: self.tap_blocks[0] + 1]
         return run_blocks(blocks, tokens, self._find_masked_keys(valid_tokens))
 
@@ -266,6 +275,7 @@ class FeClipModel(nn.Module):
         valid_tokens: torch.Tensor | None = None,
         *,
         groups: torch.Tensor | None = None,
+        token_grid: tuple[int, int] | None = None,
     ) -> FeClipOutput:
         """Score images whose ``prefix`` is at hand.
 
@@ -273,15 +283,18 @@ class FeClipModel(nn.Module):
             tokens: Tokens ``(B, 1 + L, D)`` from ``prefix``.
             valid_tokens: The same as given to ``prefix``.
             groups: As for ``forward``.
+            token_grid: ``(H_t, W_t)`` of the images; none means that of ``valid_tokens``, or of the square input.
 
         Returns:
             Logits per tap and the scores derived from them.
 
         Raises:
-            ValueError: If ``valid_tokens`` is not bool or does not fit.
+            ValueError: If ``valid_tokens`` is not bool or does not fit, or the tokens are not those of the grid.
         """
+        if token_grid is None:
+            token_grid = self.token_grid if valid_tokens is None else (valid_tokens.shape[-2], valid_tokens.shape[-1])
         class_embeddings, token_logits, distances = [], [], []
-        for index, (class_token, grid, flat_seen) in enumerate(self._tapped(tokens, valid_tokens)):
+        for index, (class_token, grid, flat_seen) in enumerate(self._tapped(tokens, valid_tokens, token_grid)):
             patches = grid.flatten(1, 2)
             class_embeddings.append(embed_class(self.visual, class_token, patches, valid_tokens=flat_seen))
             token_logits.append(self._compare_with_text(grid, self.patch_head))
@@ -293,7 +306,7 @@ class FeClipModel(nn.Module):
             class_logits=self._compare_with_text(embeddings),
             token_logits=torch.stack(token_logits, dim=1),
             valid_tokens=valid_tokens,
-            image_size=(self.image_size, self.image_size),
+            image_size=(token_grid[0] * self.patch_size, token_grid[1] * self.patch_size),
             token_distances=torch.stack(distances, dim=1) if distances else None,
         )
 
@@ -312,13 +325,40 @@ class FeClipModel(nn.Module):
             ValueError: As ``forward``.
         """
         tokens = self.prefix(images, valid_tokens)
-        return torch.stack([grid for _, grid, _ in self._tapped(tokens, valid_tokens)], dim=1)
+        return torch.stack([grid for _, grid, _ in self._tapped(tokens, valid_tokens, self._grid_of(images))], dim=1)
+
+    def _grid_of(self, images: torch.Tensor) -> tuple[int, int]:
+        """Return the token grid of images, which must be of whole patches."""
+        height, width = images.shape[-2:]
+        patch = self.patch_size
+        if images.ndim != 4 or images.shape[1] != 3 or not height or not width or height % patch or width % patch:  # noqa: PLR2004 - (B, 3, H, W)
+            msg = (
+                f"images must have shape (B, 3, H, W) with sides that are multiples of the patch size {patch}, "
+                f"got {tuple(images.shape)}."
+            )
+            raise ValueError(msg)
+        return height // patch, width // patch
+
+    def _positions_of(self, grid: tuple[int, int], *, device: torch.device) -> torch.Tensor | None:
+        """Return the positional embedding of a grid, made once for each; None for the square's own."""
+        if grid == self.token_grid:
+            return None
+        if grid not in self._positions or self._positions[grid].device != device:
+            if len(self._positions) >= MAX_KEPT_GRIDS:
+                self._positions.pop(next(iter(self._positions)))
+            self._positions[grid] = resize_positions(self.visual, grid).to(device)
+        return self._positions[grid]
 
     def _tapped(
-        self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None
+        self, tokens: torch.Tensor, valid_tokens: torch.Tensor | None, token_grid: tuple[int, int]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Run the blocks from the first tap on; yield at each tap its class token, its fused grid and what is seen."""
-        check_valid_tokens(valid_tokens, (len(tokens), *self.token_grid))
+        check_valid_tokens(valid_tokens, (len(tokens), *token_grid))
+        if tokens.shape[1] != 1 + token_grid[0] * token_grid[1]:
+            msg = (
+                f"tokens of a {token_grid[0]} x {token_grid[1]} grid must be (B, 1 + L, D), got {tuple(tokens.shape)}."
+            )
+            raise ValueError(msg)
         seen = None if self.padding == "ignore" else valid_tokens
         flat_seen = None if seen is None else seen.flatten(1)
         masked_keys = self._find_masked_keys(valid_tokens)
@@ -326,7 +366,7 @@ class FeClipModel(nn.Module):
             if index > 0:
                 between = self.visual.transformer.resblocks[self.tap_blocks[index - 1] + 1 : block + 1]
                 tokens = run_blocks(between, tokens, masked_keys, recompute=self.gradient_checkpointing)
-            grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *self.token_grid, -1), seen)
+            grid = self.taps[index](tokens[:, 1:].reshape(len(tokens), *token_grid, -1), seen)
             yield tokens[:, 0], grid, flat_seen
             if block != self.tap_blocks[-1]:
                 tokens = torch.cat([tokens[:, :1], grid.flatten(1, 2)], dim=1)

@@ -70,18 +70,46 @@ def check_trunk(visual: "VisionTransformer", *, masks_attention: bool) -> None:
         raise ValueError(msg)
 
 
-def embed_images(visual: "VisionTransformer", images: torch.Tensor) -> torch.Tensor:
+def embed_images(
+    visual: "VisionTransformer", images: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the tokens that enter block 0.
 
     Args:
         visual: The image tower.
         images: Normalised images ``(B, 3, H, W)``.
+        positions: Positional embedding ``(1 + L, D)`` of another token grid than the tower's, from
+            `resize_positions`; none means its own.
 
     Returns:
         Tokens ``(B, 1 + L, D)``.
     """
-    tokens: torch.Tensor = visual._embeds(images)  # noqa: SLF001 - open_clip has no public step; tested against hooks
-    return tokens
+    if positions is None:
+        own: torch.Tensor = visual._embeds(images)  # noqa: SLF001 - open_clip has no public step; tested against hooks
+        return own
+    patches = visual.conv1(images).flatten(2).mT
+    first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+    tokens = torch.cat([first, patches], dim=1) + positions.to(patches.dtype)
+    return cast("torch.Tensor", visual.ln_pre(tokens))
+
+
+@torch.no_grad()
+def resize_positions(visual: "VisionTransformer", grid: tuple[int, int]) -> torch.Tensor:
+    """Return the positional embedding of the tower stretched over another token grid.
+
+    Bicubic and antialiased, as open_clip resizes it for another square; in float64, so that it is the same everywhere.
+
+    Args:
+        visual: The image tower.
+        grid: ``(H_t, W_t)``.
+
+    Returns:
+        ``(1 + H_t * W_t, D)``, the class token's first.
+    """
+    first, patches = visual.positional_embedding[:1], visual.positional_embedding[1:]
+    plane = patches.double().view(1, *visual.grid_size, -1).permute(0, 3, 1, 2)
+    stretched = nn.functional.interpolate(plane, size=grid, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([first, stretched[0].flatten(1).T.to(first.dtype)])
 
 
 def run_blocks(

@@ -4,7 +4,7 @@ Shapes: N images, T taps, H_t x W_t token grid, D token width, M rows.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from feclip.bundle import Bundle, StoredBank
-from feclip.data import valid_tokens
+from feclip.data import by_rectangle, valid_tokens
 from feclip.errors import DataError
 from feclip.model import FeClipModel, autocast, greedy_coreset
 
@@ -74,8 +74,9 @@ def build_bank(
         parts: list[list[torch.Tensor]] = [[] for _ in model.tap_blocks]
         for images in batches:
             counts[group] = counts.get(group, 0) + len(images.pixels)
-            for tap, found in enumerate(_tokens(model, images, device=device, precision=precision)):
-                parts[tap].append(found)
+            for same in _rectangles(images, patch_size=model.patch_size) if bundle.is_rectangular else [images]:
+                for tap, found in enumerate(_tokens(model, same, device=device, precision=precision)):
+                    parts[tap].append(found)
         if not counts.get(group):
             msg = (
                 f"there is no normal image for the memory bank{f' of {group_column}={group}' if group_column else ''}."
@@ -101,6 +102,15 @@ def build_bank(
         mean_distance=max(mean for mean, _ in losses),
         max_distance=max(largest for _, largest in losses),
     )
+
+
+def _rectangles(images: BankImages, *, patch_size: int) -> Iterator[BankImages]:
+    """Yield images of one rectangle at a time, without the rest of their squares."""
+    for box, chosen in by_rectangle(images.valid_pixels, patch_size=patch_size).items():
+        rows, columns = box.pixels(patch_size=patch_size)
+        yield BankImages(
+            pixels=images.pixels[chosen, rows, columns], valid_pixels=images.valid_pixels[chosen, rows, columns]
+        )
 
 
 @torch.inference_mode()

@@ -18,7 +18,7 @@ import torch
 
 from feclip.bundle import Bundle
 from feclip.config import ScoringConfig
-from feclip.data import Stopwatch
+from feclip.data import Stopwatch, TokenBox, by_rectangle
 from feclip.errors import BundleError, ConfigError, RunError
 from feclip.model import autocast, num_top_pixels
 from feclip.scoring.batch_size import (
@@ -108,6 +108,12 @@ class Scorer:
         self._topk_fraction = topk_fraction
         self._smoothing_sigma = smoothing_sigma
         self._check_options(batch_size)
+        if compiles and bundle.is_rectangular:
+            msg = (
+                "score.compile: a compiled model reads inputs of one shape, and those of a bundle with "
+                "data.resize=rectangle have many; leave score.compile off."
+            )
+            raise ConfigError(msg)
         if _MAX_MARGIN / bundle.model.temperature > _MAX_FLOAT16:
             msg = (
                 f"{bundle.uri}: with model.temperature {bundle.model.temperature} logits can pass {_MAX_FLOAT16:g}, "
@@ -124,6 +130,8 @@ class Scorer:
         # Of CUDA graphs every thread has its own; this one makes them once, whoever calls.
         self._gpu_thread = ThreadPoolExecutor(1, "gpu") if self.device.type == "cuda" else None
         self._batches = DeviceBatches(self.device)
+        self._is_rectangular = bundle.is_rectangular
+        self._patch_size = model.patch_size
         self._forward: Forward = ForwardPass(model)
         self.start_up = self._in_turn(
             lambda: self._made_ready(batch_size, max_batch_size=max_batch_size, compiles=compiles)
@@ -238,10 +246,19 @@ class Scorer:
         num_valid = valid_pixels.reshape(len(pixels), -1).sum(axis=1).tolist()
         counts = np.array([num_top_pixels(number, topk_fraction=self._topk_fraction) for number in num_valid])
         arrays = [pixels, valid_pixels, groups, counts]
-        found = [self._score_batch(batch) for batch in self._batches.of(arrays, size, fills=fills)]
+        found: list[BatchScores] = []
+        order = np.arange(len(pixels))
+        if self._is_rectangular:
+            boxes = by_rectangle(valid_pixels, patch_size=self._patch_size)
+            order = np.concatenate([*boxes.values()])
+            for box, chosen in boxes.items():
+                batches = self._batches.of([array[chosen] for array in arrays], size)
+                found += [self._score_batch(batch, box=box) for batch in batches]
+        else:
+            found += [self._score_batch(batch) for batch in self._batches.of(arrays, size, fills=fills)]
 
         def together(parts: Iterable[torch.Tensor]) -> npt.NDArray[Any]:
-            return torch.cat([*parts])[: len(pixels)].cpu().numpy()
+            return torch.cat([*parts])[: len(pixels)].cpu().numpy()[np.argsort(order)]
 
         scores = Scores(
             image_logit=together(part.image_logit for part in found),
@@ -251,10 +268,14 @@ class Scorer:
         )
         return scores, all(part.is_finite for part in found)
 
-    def _score_batch(self, batch: tuple[torch.Tensor, ...]) -> BatchScores:
+    def _score_batch(self, batch: tuple[torch.Tensor, ...], *, box: TokenBox | None = None) -> BatchScores:
         with autocast(self._precision, device=self.device):
             return score_batch(
-                self._forward, batch, topk_fraction=self._topk_fraction, smoothing_sigma=self._smoothing_sigma
+                self._forward,
+                batch,
+                topk_fraction=self._topk_fraction,
+                smoothing_sigma=self._smoothing_sigma,
+                box=box,
             )
 
     def _made_ready(self, batch_size: int | None, *, max_batch_size: int, compiles: bool) -> StartUp:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from feclip.data import valid_tokens
+from feclip.data import TokenBox, valid_tokens
 from feclip.model import FeClipModel, MapStatistics, counted_statistics
 
 __all__ = ["BatchScores", "Forward", "ForwardPass", "compiled", "score_batch"]
 
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Forward = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """A `ForwardPass`, compiled or not."""
 
 
@@ -26,7 +26,7 @@ class ForwardPass(nn.Module):
         self.model = model
 
     def forward(
-        self, pixels: torch.Tensor, valid_pixels: torch.Tensor, groups: torch.Tensor
+        self, pixels: torch.Tensor, valid_pixels: torch.Tensor, groups: torch.Tensor, *, box: TokenBox | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score a batch.
 
@@ -34,15 +34,24 @@ class ForwardPass(nn.Module):
             pixels: RGB ``(B, S, S, 3)``, uint8, on the model's device.
             valid_pixels: Bool ``(B, S, S)``, beside them.
             groups: Zero-based group of each image in the memory bank, int64 ``(B,)``; without effect where it has none.
+            box: The rectangle that the model reads, which holds all valid tokens; None for the square.
 
         Returns:
             Image logits ``(B,)``, float32; token maps ``(B, H_t, W_t)``, float16, NaN on padding; whether the maps are
             finite wherever a token is valid and nowhere else, a bool.
         """
         tokens = valid_tokens(valid_pixels, patch_size=self.model.patch_size)
+        seen = tokens
+        if box is not None:
+            rows, columns = box.pixels(patch_size=self.model.patch_size)
+            pixels, valid_pixels = pixels[:, rows, columns], valid_pixels[:, rows, columns]
+            seen = tokens[(slice(None), *box.tokens())]
         images = self.model.normalize(pixels.permute(0, 3, 1, 2).contiguous(), valid_pixels)
-        output = self.model(images, tokens, groups=groups)
+        output = self.model(images, seen, groups=groups)
         token_maps = output.token_map.half()  # what is stored; the statistics start from it
+        if box is not None:
+            read, token_maps = token_maps, token_maps.new_full(tokens.shape, torch.nan)
+            token_maps[(slice(None), *box.tokens())] = read
         return output.image_logit, token_maps, (token_maps.isfinite() == tokens).all()
 
 
@@ -70,6 +79,7 @@ def score_batch(
     *,
     topk_fraction: float,
     smoothing_sigma: float,
+    box: TokenBox | None = None,
 ) -> BatchScores:
     """Queue a batch: a forward pass, then the statistics, which compiled code must not touch (`map_statistics`).
 
@@ -79,10 +89,12 @@ def score_batch(
             ``(B,)``.
         topk_fraction: As for the `Scorer`.
         smoothing_sigma: As for the `Scorer`.
+        box: As the forward pass takes it.
     """
     pixels, valid_pixels, groups, counts = batch
     # The next replay of a CUDA graph writes where this one did.
-    image_logit, token_map, is_finite = (tensor.clone() for tensor in forward(pixels, valid_pixels, groups))
+    found = forward(pixels, valid_pixels, groups) if box is None else forward(pixels, valid_pixels, groups, box=box)
+    image_logit, token_map, is_finite = (tensor.clone() for tensor in found)
     with torch.autocast(pixels.device.type, enabled=False):
         statistics = counted_statistics(
             token_map, valid_pixels, counts, topk_fraction=topk_fraction, smoothing_sigma=smoothing_sigma

@@ -1,5 +1,7 @@
 """Metrics on the held-out split after an epoch."""
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -36,12 +38,10 @@ def held_out_metrics(source: PrefixSource) -> dict[str, float]:
     categories = [torch.zeros(0, dtype=torch.int64, device=device)]
     counts: dict[int, list[PixelCounts]] = {category: [] for category in sorted(set(images.category_index.tolist()))}
     model.eval()
-    for batch in source.batches(batches):
+    for batch in itertools.chain.from_iterable(source.batches(batches)):
         with torch.no_grad(), autocast(source.precision, device=device):
             output = model.forward_from_prefix(batch.tokens, batch.valid_tokens)
-        upsampled = upsample(
-            fill_padding(output.token_map, batch.valid_tokens), size=(model.image_size, model.image_size)
-        )
+        upsampled = upsample(fill_padding(output.token_map, batch.valid_tokens), size=output.image_size)
         counted = batch.valid_pixels & batch.has_mask[:, None, None]
         pixels, masks = upsampled.masked_fill(~counted, torch.nan).float().cpu(), batch.gt_masks.cpu()
         category_index = images.category_index[batch.index.cpu()]

@@ -22,7 +22,7 @@ from feclip.training.batches import epoch_batches, shard
 from feclip.training.checkpoint import TrainState
 from feclip.training.choosing import best_epoch, is_over
 from feclip.training.held_out import held_out_metrics
-from feclip.training.loss_sums import loss_sums, mean_loss, mean_terms
+from feclip.training.loss_sums import batch_sums, mean_loss, mean_terms
 from feclip.training.prefix_cache import open_stores
 from feclip.training.prefixes import PrefixBatch, PrefixSource
 from feclip.training.ranks import gathered, rank, require_equal, summed, world_size
@@ -159,8 +159,8 @@ class _FromPrefix(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: torch.Tensor, valid_tokens: torch.Tensor) -> FeClipOutput:
-        return self.model.forward_from_prefix(tokens, valid_tokens)
+    def forward(self, parts: list[tuple[torch.Tensor, torch.Tensor | None]]) -> list[FeClipOutput]:
+        return [self.model.forward_from_prefix(tokens, valid_tokens) for tokens, valid_tokens in parts]
 
 
 def replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
@@ -181,7 +181,7 @@ def replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
     )
 
 
-def _own_batches(source: PrefixSource, batches: list[list[int]]) -> Iterator[tuple[PrefixBatch, bool]]:
+def _own_batches(source: PrefixSource, batches: list[list[int]]) -> Iterator[tuple[list[PrefixBatch], bool]]:
     """Yield this rank's share of each global batch, and whether it counts.
 
     A rank without an image in the last batch still takes part in the step, with an image that does not count.
@@ -194,7 +194,7 @@ def _own_batches(source: PrefixSource, batches: list[list[int]]) -> Iterator[tup
 
 def _step(
     step_model: nn.Module,
-    batch: PrefixBatch,
+    batch: list[PrefixBatch],
     *,
     counted: bool,
     loss: LossConfig,
@@ -207,15 +207,8 @@ def _step(
     The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
     """
     with autocast(optim.precision, device=device):
-        output = step_model(batch.tokens, batch.valid_tokens)
-    local = float(counted) * loss_sums(
-        output,
-        labels=batch.labels,
-        gt_masks=batch.gt_masks,
-        has_mask=batch.has_mask,
-        valid_pixels=batch.valid_pixels,
-        loss=loss,
-    )
+        outputs = step_model([(part.tokens, part.valid_tokens) for part in batch])
+    local = float(counted) * batch_sums(outputs, batch, loss=loss)
     sums = summed(local.detach().double())
     if bool(sums.isfinite().all()):  # the one point of a step that waits for the device
         total = mean_loss(local, sums, loss=loss)

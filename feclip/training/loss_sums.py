@@ -4,13 +4,15 @@ Shapes: B images, S side of the model input in pixels.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from feclip.config import LossConfig
 from feclip.model import FeClipOutput, LossTerms, fe_clip_loss_terms
+from feclip.training.prefixes import PrefixBatch
 
-__all__ = ["loss_sums", "mean_loss", "mean_terms"]
+__all__ = ["batch_sums", "loss_sums", "mean_loss", "mean_terms"]
 
 
 def loss_sums(
@@ -50,6 +52,28 @@ def loss_sums(
             masked.sum(),
         ]
     )
+
+
+def batch_sums(outputs: Sequence[FeClipOutput], parts: Sequence[PrefixBatch], *, loss: LossConfig) -> torch.Tensor:
+    """Return `loss_sums` of a batch whose images came to the model in parts, one for each shape.
+
+    Args:
+        outputs: What the model returned of each part.
+        parts: The parts.
+        loss: As for `loss_sums`.
+    """
+    found = [
+        loss_sums(
+            output,
+            labels=part.labels,
+            gt_masks=part.gt_masks,
+            has_mask=part.has_mask,
+            valid_pixels=part.valid_pixels,
+            loss=loss,
+        )
+        for output, part in zip(outputs, parts, strict=True)
+    ]
+    return torch.stack(found).sum(dim=0)
 
 
 def mean_loss(sums: torch.Tensor, counts: torch.Tensor, *, loss: LossConfig) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from feclip.building import build_images, build_model
 from feclip.bundle import Bundle
 from feclip.config import FinetuneConfig
-from feclip.data import Split
+from feclip.data import LabelledImages, Split
 from feclip.model import FeClipModel
 from feclip.training.checkpoint import TrainState
 from feclip.training.loop import Step, fit
@@ -49,13 +49,14 @@ def fit_config(
     """
     model = build_model(config.model, seed=config.seed) if parent is None else parent.build()
 
-    def of(split: Split) -> pa.Table:
-        return images.filter(pc.field("split") == split.value)
+    def of(split: Split) -> LabelledImages:
+        rows = images.filter(pc.field("split") == split.value)
+        return build_images(rows, config.data, image_size=model.image_size, patch_size=model.patch_size)
 
     last = fit(
         model,
-        train=build_images(of(Split.TRAIN), config.data, image_size=model.image_size),
-        held_out=build_images(of(Split.HELD_OUT), config.data, image_size=model.image_size),
+        train=of(Split.TRAIN),
+        held_out=of(Split.HELD_OUT),
         loss=config.loss,
         optim=config.optim,
         seed=config.seed,

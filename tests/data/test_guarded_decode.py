@@ -247,7 +247,7 @@ def test_secrets_of_storage_do_not_reach_the_child(monkeypatch: pytest.MonkeyPat
 
 
 def test_options_are_checked_at_once() -> None:
-    with pytest.raises(DataError, match=r"data\.resize must be one of letterbox, squash, got 'crop'"):
+    with pytest.raises(DataError, match=r"data\.resize must be one of letterbox, squash, rectangle, got 'crop'"):
         InputOptions(image_size=8, resize="crop")
     with pytest.raises(DataError, match="padding_color"):
         InputOptions(image_size=8, padding_color="plaid")

@@ -12,7 +12,17 @@ from small_bundle import write_small_bundle
 
 from feclip.building import build_images, build_model, read_labelled
 from feclip.bundle import read_bundle
-from feclip.config import DataConfig, LossConfig, ModelConfig, OptimConfig, PrefixCache, Protocol, Shares, ValidRegion
+from feclip.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PrefixCache,
+    Protocol,
+    Resize,
+    Shares,
+    ValidRegion,
+)
 from feclip.data import Split, sha256
 from feclip.errors import BundleError, ConfigError, DataError, FeclipError, RunError
 from feclip.integrations.anomalib import FeClip, LabelledMVTec
@@ -181,6 +191,11 @@ def test_all_test_images_train_and_what_trained_before_stays_on_record(
             lambda _: FeClip(model=MODEL, data=DataConfig(valid_region=ValidRegion.mask_uri)),
             ConfigError,
             "valid_region=mask_uri",
+        ),
+        (
+            lambda _: FeClip(model=MODEL, data=DataConfig(resize=Resize.rectangle)),
+            ConfigError,
+            "data.resize=rectangle",
         ),
         (
             lambda _: FeClip(model=MODEL, optim=OptimConfig(prefix_cache=PrefixCache.memory)),

@@ -256,7 +256,32 @@ def test_bad_settings_are_refused(build_model: Build, settings: dict[str, object
 
 def test_bad_input_is_refused(build_model: Build, images: torch.Tensor) -> None:
     model = build_model()
-    with pytest.raises(ValueError, match=r"images must have shape \(B, 3, 64, 64\), got \(3, 3, 32, 64\)"):
-        model(images[:, :, :32])
+    with pytest.raises(ValueError, match=r"multiples of the patch size 16, got \(3, 3, 40, 64\)"):
+        model(images[:, :, :40])
     with pytest.raises(ValueError, match=r"valid_tokens must be torch.bool of shape \(3, 4, 4\)"):
         model(images, torch.ones(3, 64, 64, dtype=torch.bool))
+
+
+def test_an_image_of_whole_patches_is_scored_at_its_own_shape(build_model: Build, images: torch.Tensor) -> None:
+    model = build_model()
+    wide = images[:, :, :32]
+    output = model(wide)
+    assert output.token_map.shape == (3, 2, 4)
+    assert output.anomaly_map.shape == (3, 32, 64)
+    torch.testing.assert_close(model(wide[:1]).token_map, output.token_map[:1], rtol=0, atol=1e-5)
+    all_valid = torch.ones(3, 2, 4, dtype=torch.bool)
+    torch.testing.assert_close(model(wide, all_valid).image_logit, output.image_logit, rtol=0, atol=1e-5)
+    tokens = model.prefix(wide)
+    kept = model.forward_from_prefix(tokens, token_grid=(2, 4))
+    assert torch.equal(kept.token_map, output.token_map)
+    assert model.fused_tokens(wide).shape == (3, 2, 2, 4, 64)
+    with pytest.raises(ValueError, match=r"tokens of a 4 x 4 grid must be \(B, 1 \+ L, D\)"):
+        model.forward_from_prefix(tokens)
+
+
+def test_the_square_is_what_it_was_beside_rectangles(build_model: Build, images: torch.Tensor) -> None:
+    model = build_model()
+    before = model(images).token_map
+    for height in range(16, 65, 16):
+        model(images[:, :, :height])
+    assert torch.equal(model(images).token_map, before)

@@ -1,11 +1,13 @@
 """Tap blocks and the steps through open_clip's image tower."""
 
+import open_clip
 import pytest
 import torch
+from open_clip.model import resize_pos_embed
 
 from feclip.model import resolve_tap_blocks
 from feclip.model.backbone import load_backbone
-from feclip.model.trunk import check_trunk, embed_class, embed_images, run_blocks
+from feclip.model.trunk import check_trunk, embed_class, embed_images, resize_positions, run_blocks
 
 
 @pytest.mark.parametrize(
@@ -99,3 +101,20 @@ def test_towers_that_cannot_be_tapped_are_refused() -> None:
         check_trunk(towers[name], masks_attention=False)
         with pytest.raises(ValueError, match="padding 'attention' needs standard attention blocks"):
             check_trunk(towers[name], masks_attention=True)
+
+
+@pytest.mark.parametrize("backbone", ["Tiny", "Tiny-no-ln-pre", "Tiny-average"])
+@pytest.mark.parametrize("size", [(32, 64), (80, 16)])
+def test_a_rectangle_enters_as_into_a_tower_of_its_own_size(backbone: str, size: tuple[int, int]) -> None:
+    """open_clip builds a tower for any rectangle, and resizes the positions of other weights for it."""
+    square = load_backbone(backbone, pretrained="none", init_seed=0, image_size=64).clip
+    own = open_clip.create_model(backbone, force_image_size=size, load_weights=False).eval()
+    state = square.state_dict()
+    resize_pos_embed(state, own)
+    own.load_state_dict(state)
+    images = torch.randn(2, 3, *size)
+    positions = resize_positions(square.visual, own.visual.grid_size)
+    torch.testing.assert_close(positions, own.visual.positional_embedding, rtol=0, atol=1e-6)
+    with torch.no_grad():
+        ours = embed_images(square.visual, images, positions)
+        torch.testing.assert_close(ours, own.visual._embeds(images), rtol=0, atol=1e-5)  # noqa: SLF001

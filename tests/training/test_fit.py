@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from small_fit import CPU, IMAGE_SIZE, MODEL, OPTIM, run_fit, small_data
+from small_fit import CPU, IMAGE_SIZE, MODEL, OPTIM, run_fit, shapes_data, small_data, write_shapes
 from torch import distributed, multiprocessing
 
 from feclip.building import build_images, build_model, read_labelled
@@ -140,7 +140,7 @@ def test_image_labels_alone_train_through_the_class_loss(manifest: pa.Table, dat
 
 
 def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> None:
-    """Run three fits as one of several ranks; rank 0 writes their metrics and the bytes of DDP's buckets."""
+    """Run four fits as one of several ranks; rank 0 writes their metrics and the bytes of DDP's buckets."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     data = small_data(root)
@@ -150,9 +150,12 @@ def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> 
     )
     fits = {name: run_fit(manifest, data, optim=optim)[0] for name, optim in (("plain", OPTIM), ("saving", saving))}
     fits["labels"], _ = run_fit(without_masks(manifest), data, chooses=True)
+    shapes = shapes_data(f"{folder}/shapes")
+    fits["shapes"], _ = run_fit(read_labelled(shapes, seed=0), shapes)
     model = build_model(MODEL, seed=7)
     step_model = replicated(model, device=CPU)
-    step_model(model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)), None).token_logits.sum().backward()
+    tokens = model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
+    step_model([(tokens, None)])[0].token_logits.sum().backward()
     buckets = step_model._get_ddp_logging_data()["bucket_sizes"]  # noqa: SLF001 - torch's own way to tell
     if rank == 0:
         metrics: dict[str, object] = {name: last.metrics for name, last in fits.items()}
@@ -171,6 +174,7 @@ def test_two_ranks_reach_the_loss_of_one_and_exchange_what_trains(
 ) -> None:
     num_train = manifest["split"].to_pylist().count("train")
     assert num_train % OPTIM.batch_size == 1  # the last batch has one image, so one rank has none
+    shapes = write_shapes(tmp_path / "shapes")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -182,4 +186,8 @@ def test_two_ranks_reach_the_loss_of_one_and_exchange_what_trains(
     alone, _ = run_fit(without_masks(manifest), data, chooses=True)
     for one, labels in zip([alone.before, *alone.metrics], [found["before"], *found["labels"]], strict=True):
         assert labels == pytest.approx(one, rel=1e-4)
+    together, _ = run_fit(read_labelled(shapes, seed=0), shapes)
+    for one, divided in zip(together.metrics, found["shapes"], strict=True):
+        assert divided["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert divided == pytest.approx(one, rel=1e-2)  # pixels whose scores are alike change places by rounding
     assert found["bucket_bytes"] == sum(tensor.nbytes for tensor in unbroken[0].trained.values())

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Any, TypeVar
 
 from feclip.bundle import Bundle, read_bundle
-from feclip.config import DataConfig, JpegDecoding, ModelConfig, OptimConfig, PrefixCache, parse_fields
+from feclip.config import DataConfig, JpegDecoding, ModelConfig, OptimConfig, PrefixCache, Resize, parse_fields
 from feclip.data import InputOptions, absolute_uri, local_path
 from feclip.errors import ConfigError, DataError
 
@@ -103,8 +103,17 @@ def bank_group(bundle: Bundle | None, group: str | None, *, trains: bool) -> int
 
 
 def input_options(model: ModelConfig, data: DataConfig) -> InputOptions:
-    """Return how images become inputs."""
+    """Return how images become inputs.
+
+    Raises:
+        ConfigError: If they would be of many shapes, which anomalib does not stack.
+    """
     assert model.image_size is not None  # settled
+    if data.resize is Resize.rectangle:
+        msg = (
+            "data.resize=rectangle makes inputs of many shapes, and anomalib stacks one; take letterbox or squash here."
+        )
+        raise ConfigError(msg)
     if data.jpeg_decoding is JpegDecoding.scaled:
         logger.warning(
             "The bundle decodes large JPEGs at a fraction of their size, anomalib decodes them whole: scores differ a "
