@@ -25,7 +25,7 @@ from feclip.bundle.layout import (
 from feclip.bundle.lineage import Change, Domain, Lineage, read_lineage
 from feclip.bundle.memory_bank import StoredBank
 from feclip.bundle.reading import read_bundle
-from feclip.bundle.record import INPUT_FIELDS
+from feclip.bundle.record import INPUT_FIELDS, recorded_prompts
 from feclip.bundle.writing import write_banked, write_bundle, write_calibrated, write_tuned
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "StoredBank",
     "read_bundle",
     "read_lineage",
+    "recorded_prompts",
     "write_banked",
     "write_bundle",
     "write_calibrated",

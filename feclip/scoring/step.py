@@ -14,7 +14,7 @@ from feclip.model import FeClipModel, MapStatistics, counted_statistics
 
 __all__ = ["BatchScores", "Forward", "ForwardPass", "compiled", "score_batch"]
 
-Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+Forward = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 """A `ForwardPass`, compiled or not."""
 
 
@@ -26,7 +26,7 @@ class ForwardPass(nn.Module):
         self.model = model
 
     def forward(
-        self, pixels: torch.Tensor, valid_pixels: torch.Tensor, groups: torch.Tensor
+        self, pixels: torch.Tensor, valid_pixels: torch.Tensor, *, groups: torch.Tensor, nouns: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score a batch.
 
@@ -34,6 +34,7 @@ class ForwardPass(nn.Module):
             pixels: RGB ``(B, S, S, 3)``, uint8, on the model's device.
             valid_pixels: Bool ``(B, S, S)``, beside them.
             groups: Zero-based group of each image in the memory bank, int64 ``(B,)``; without effect where it has none.
+            nouns: Zero-based noun of each image, int64 ``(B,)``; without effect where all images share one.
 
         Returns:
             Image logits ``(B,)``, float32; token maps ``(B, H_t, W_t)``, float16, NaN on padding; whether the maps are
@@ -41,7 +42,7 @@ class ForwardPass(nn.Module):
         """
         tokens = valid_tokens(valid_pixels, patch_size=self.model.patch_size)
         images = self.model.normalize(pixels.permute(0, 3, 1, 2).contiguous(), valid_pixels)
-        output = self.model(images, tokens, groups=groups)
+        output = self.model(images, tokens, groups=groups, nouns=nouns)
         token_maps = output.token_map.half()  # what is stored; the statistics start from it
         return output.image_logit, token_maps, (token_maps.isfinite() == tokens).all()
 
@@ -75,14 +76,15 @@ def score_batch(
 
     Args:
         forward: The forward pass.
-        batch: Pixels, valid pixels and groups as it takes them, and the number of highest pixels of each image, int64
-            ``(B,)``.
+        batch: Pixels, valid pixels, groups and nouns as it takes them, and the number of highest pixels of each image,
+            int64 ``(B,)``.
         topk_fraction: As for the `Scorer`.
         smoothing_sigma: As for the `Scorer`.
     """
-    pixels, valid_pixels, groups, counts = batch
+    pixels, valid_pixels, groups, nouns, counts = batch
     # The next replay of a CUDA graph writes where this one did.
-    image_logit, token_map, is_finite = (tensor.clone() for tensor in forward(pixels, valid_pixels, groups))
+    found = forward(pixels, valid_pixels, groups=groups, nouns=nouns)
+    image_logit, token_map, is_finite = (tensor.clone() for tensor in found)
     with torch.autocast(pixels.device.type, enabled=False):
         statistics = counted_statistics(
             token_map, valid_pixels, counts, topk_fraction=topk_fraction, smoothing_sigma=smoothing_sigma

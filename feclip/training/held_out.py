@@ -38,7 +38,7 @@ def held_out_metrics(source: PrefixSource) -> dict[str, float]:
     model.eval()
     for batch in source.batches(batches):
         with torch.no_grad(), autocast(source.precision, device=device):
-            output = model.forward_from_prefix(batch.tokens, batch.valid_tokens)
+            output = model.forward_from_prefix(batch.tokens, batch.valid_tokens, nouns=batch.nouns)
         upsampled = upsample(
             fill_padding(output.token_map, batch.valid_tokens), size=(model.image_size, model.image_size)
         )

@@ -159,8 +159,8 @@ class _FromPrefix(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens: torch.Tensor, valid_tokens: torch.Tensor) -> FeClipOutput:
-        return self.model.forward_from_prefix(tokens, valid_tokens)
+    def forward(self, tokens: torch.Tensor, valid_tokens: torch.Tensor, nouns: torch.Tensor) -> FeClipOutput:
+        return self.model.forward_from_prefix(tokens, valid_tokens, nouns=nouns)
 
 
 def replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
@@ -207,7 +207,7 @@ def _step(
     The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
     """
     with autocast(optim.precision, device=device):
-        output = step_model(batch.tokens, batch.valid_tokens)
+        output = step_model(batch.tokens, batch.valid_tokens, batch.nouns)
     local = float(counted) * loss_sums(
         output,
         labels=batch.labels,

@@ -8,7 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from feclip.data import Batch, LabelledImages, Sample, collate, prefetched, prefetched_batches, valid_tokens
+from feclip.data import (
+    Batch,
+    LabelledImages,
+    Sample,
+    collate,
+    group_values,
+    prefetched,
+    prefetched_batches,
+    valid_tokens,
+)
 from feclip.model import FeClipModel, autocast
 from feclip.training.prefix_cache import KeptPrefix, PrefixStore
 
@@ -31,6 +40,8 @@ class PrefixBatch:
     """Shape ``(B, S, S)``, bool."""
     has_mask: torch.Tensor
     """Shape ``(B,)``, bool."""
+    nouns: torch.Tensor
+    """Zero-based noun of each image, ``(B,)``, int64; see `feclip.model.FeClipModel.noun_index`."""
     index: torch.Tensor
     """Rows of the table, shape ``(B,)``, int64, zero-based."""
 
@@ -45,6 +56,9 @@ class PrefixSource:
         device: Where the model computes.
         num_threads: Threads that read and decode.
         store: Where images are kept after they were seen; None keeps none.
+
+    Raises:
+        DataError: If groups have nouns of their own, and the images no column that tells their group.
     """
 
     def __init__(
@@ -63,6 +77,8 @@ class PrefixSource:
         self.device = device
         self._num_threads = num_threads
         self._store = store
+        grouped = group_values(images.table, model.noun_column) if model.noun_groups else [None] * len(images)
+        self._nouns = model.noun_index(grouped)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,6 +121,7 @@ class PrefixSource:
             labels=batch.labels,
             gt_masks=batch.gt_masks,
             has_mask=batch.has_mask,
+            nouns=self._nouns[batch.index.cpu()].to(self.device),
             index=batch.index,
         )
 
@@ -130,6 +147,7 @@ class PrefixSource:
             labels=self.images.labels[index].to(self.device),
             gt_masks=_unpacked([each.gt_mask for each in kept], side=side).to(self.device),
             has_mask=self.images.has_mask[index].to(self.device),
+            nouns=self._nouns[index].to(self.device),
             index=index.to(self.device),
         )
 

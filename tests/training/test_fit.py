@@ -152,7 +152,7 @@ def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> 
     fits["labels"], _ = run_fit(without_masks(manifest), data, chooses=True)
     model = build_model(MODEL, seed=7)
     step_model = replicated(model, device=CPU)
-    step_model(model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)), None).token_logits.sum().backward()
+    step_model(model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)), None, None).token_logits.sum().backward()
     buckets = step_model._get_ddp_logging_data()["bucket_sizes"]  # noqa: SLF001 - torch's own way to tell
     if rank == 0:
         metrics: dict[str, object] = {name: last.metrics for name, last in fits.items()}
