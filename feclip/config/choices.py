@@ -98,6 +98,7 @@ class Prompts(StrEnum):
 
     paper = "paper"
     winclip = "winclip"
+    bare = "bare"
 
 
 class SearchMethod(StrEnum):
