@@ -98,7 +98,6 @@ class Prompts(StrEnum):
 
     paper = "paper"
     winclip = "winclip"
-    bare = "bare"
 
 
 class SearchMethod(StrEnum):

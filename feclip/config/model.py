@@ -66,10 +66,6 @@ class ModelConfig:
     """Column whose values nouns names: a manifest's, or a key=value folder of the path; a data set has category."""
     prompts: Prompts = Prompts.paper
     """paper: a sentence for each state; winclip: the means of WinCLIP's 154 normal and 88 abnormal sentences."""
-    learned_context: int = 0
-    """Learned vectors before the noun, an experiment; 0 learns none."""
-    learned_start: str = "random"
-    """random, or words: the paper's own sentences."""
     padding: PaddingMode = PaddingMode.masked
     """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too; only then
     does no score depend on the padding's colour."""
@@ -112,7 +108,7 @@ class ModelConfig:
         if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
             msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."
             raise ValueError(msg)
-        if self.backbone == DEMO_BACKBONE and self.prompts is Prompts.winclip:
+        if self.backbone == DEMO_BACKBONE and self.prompts is not Prompts.paper:
             msg = f"model.prompts must be paper for {DEMO_BACKBONE}, which learned no other words of the two states."
             raise ValueError(msg)
         if self.nouns is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Tokenizer: TypeAlias = Callable[[list[str]], torch.Tensor]
 """From n texts to ids ``(n, context length)``, int64."""
 
-Prompts: TypeAlias = Literal["paper", "winclip", "bare"]
+Prompts: TypeAlias = Literal["paper", "winclip"]
 """``paper``: one sentence for each state; ``winclip``: 154 normal and 88 abnormal ones."""
 
 PAPER_TEMPLATES = ("A photo of a {state}",)
@@ -49,11 +49,7 @@ WINCLIP_STATES = (
 )
 
 _ENSEMBLES: Mapping[str, tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]] = MappingProxyType(
-    {
-        "paper": (PAPER_TEMPLATES, PAPER_STATES),
-        "winclip": (WINCLIP_TEMPLATES, WINCLIP_STATES),
-        "bare": (("a photo of a {state}",), (("{noun}",), ("damaged {noun}",))),
-    }
+    {"paper": (PAPER_TEMPLATES, PAPER_STATES), "winclip": (WINCLIP_TEMPLATES, WINCLIP_STATES)}
 )
 BATCH_SIZE = 64  # sentences that the text tower reads at once
 

@@ -22,7 +22,6 @@ from torch.nn import functional
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
 from feclip.model.memory_bank import MemoryBank
 from feclip.model.output import FeClipOutput
-from feclip.model.prompt_learner import PromptLearner
 from feclip.model.prompting import Prompts, Tokenizer, text_embeddings
 from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
 from feclip.model.weights import check_tensors
@@ -105,7 +104,6 @@ class FeClipModel(nn.Module):
         self.backbone_digest = backbone.digest
         self.gradient_checkpointing = False
         self.memory_bank: MemoryBank | None = None
-        self.prompt_learner: PromptLearner | None = None
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
@@ -131,8 +129,6 @@ class FeClipModel(nn.Module):
         nouns: Mapping[str, str] | None = None,
         noun_column: str = "category",
         prompts: Prompts = "paper",
-        learned_context: int = 0,
-        learned_start: Literal["random", "words"] = "random",
         padding: Padding = "masked",
         use_ffe: bool = True,
         use_lfs: bool = True,
@@ -192,7 +188,7 @@ class FeClipModel(nn.Module):
         }
         own = dict(nouns or {})
         tokenizer = tokenizer or open_clip.get_tokenizer(backbone)
-        model = cls(
+        return cls(
             loaded,
             text_embeddings(loaded.clip, tokenizer, [noun, *own.values()], prompts=prompts),
             taps,
@@ -201,11 +197,6 @@ class FeClipModel(nn.Module):
             noun_groups=tuple(own),
             noun_column=noun_column,
         )
-        if learned_context:
-            model.prompt_learner = PromptLearner(
-                loaded.clip, tokenizer, noun, num_vectors=learned_context, starts=learned_start
-            )
-        return model
 
     def train(self, mode: bool = True) -> "FeClipModel":  # noqa: FBT001, FBT002 - torch's signature
         """Set the mode of the adapters; the image tower stays in eval mode."""
@@ -388,8 +379,7 @@ class FeClipModel(nn.Module):
         """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""
         with torch.autocast(features.device.type, enabled=False):
             units = functional.normalize(features.float() if head is None else head(features.float()), dim=-1)
-            learned = self.prompt_learner
-            normal, abnormal = (self.text_embeddings if learned is None else learned()).unbind(1)
+            normal, abnormal = self.text_embeddings.unbind(1)
             directions = abnormal - normal  # (G, E)
             if nouns is None or len(directions) == 1:
                 margins = units @ directions[0]
