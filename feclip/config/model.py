@@ -61,9 +61,9 @@ class ModelConfig:
     noun: str = "object"
     """What the prompts name: 'A photo of a normal <noun>'; of every group that nouns leaves out."""
     nouns: Nouns | None = None
-    """Nouns of groups, written pcb1=PCB,tile=magnetic tile, in a file also as a mapping; null calls every image noun."""
+    """Nouns of groups, written pcb1=PCB,tile=magnetic tile, in a file also as a mapping; null calls all noun."""
     noun_column: str = "category"
-    """Column whose values nouns names: a manifest's, or a key=value folder of the path; a data set has category."""
+    """Column whose values nouns names: of a manifest or a data set, or a key=value folder of an image's path."""
     prompts: Prompts = Prompts.paper
     """paper: a sentence for each state; winclip: the means of WinCLIP's 154 normal and 88 abnormal sentences."""
     padding: PaddingMode = PaddingMode.masked

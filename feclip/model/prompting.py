@@ -8,12 +8,14 @@ Beside the paper's sentence for each state there is the ensemble of WinCLIP (Jeo
 the lists of its appendix): each phrase of a state in each template; a state's embedding is the mean of its sentences'.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast, get_args
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -126,6 +128,22 @@ def _embedded(clip: "CLIP", tokenizer: Tokenizer, noun: str, *, prompts: Prompts
         msg = f"noun must fit the text encoder's {tokens.shape[1]} tokens, got {len(noun)} characters."
         raise ValueError(msg)
     device = next(clip.parameters()).device
-    encoded = torch.cat([clip.encode_text(part.to(device)).float() for part in torch.split(tokens, BATCH_SIZE)])
+    encode = clip.encode_text if len(sentences) == len(states) else functools.partial(_encode_shortened, clip)
+    encoded = torch.cat([encode(part.to(device)).float() for part in torch.split(tokens, BATCH_SIZE)])
     units = torch.split(functional.normalize(encoded, dim=-1), [len(state) for state in states])
     return torch.cat([unit if len(unit) == 1 else functional.normalize(unit.mean(0, keepdim=True)) for unit in units])
+
+
+def _encode_shortened(clip: "CLIP", tokens: torch.Tensor) -> torch.Tensor:
+    """Return the text features of many sentences, ``(n, E)``, without running the tower on what follows their ends.
+
+    A causal tower that is read where a sentence ends never sees it, and it is most of the 77 positions.
+    """
+    if not hasattr(clip, "text_pool_type") or clip.text_pool_type != "argmax" or clip.attn_mask is None:
+        return cast("torch.Tensor", clip.encode_text(tokens))
+    ends = tokens.argmax(dim=1)
+    length = int(ends.max()) + 1
+    embedded = clip.token_embedding(tokens[:, :length]) + clip.positional_embedding[:length]
+    read = clip.ln_final(clip.transformer(embedded, attn_mask=clip.attn_mask[:length, :length]))
+    pooled, projection = read[torch.arange(len(read)), ends], clip.text_projection
+    return cast("torch.Tensor", projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection)
