@@ -91,7 +91,7 @@ def without_nouns(folder: Path) -> None:
 
     def change(config: dict[str, Any]) -> None:
         config["schema"] = 4
-        for name in ("nouns", "noun_column", "prompts"):
+        for name in ("learned_vectors", "nouns", "noun_column", "prompts"):
             del config["model"][name]
 
     edited(change)(folder)
@@ -166,7 +166,7 @@ def test_a_bundle_of_an_older_schema_is_read_and_written_again(
 
 def test_an_older_schema_has_no_nouns(copy: Path) -> None:
     edited(lambda config: config.update(schema=4))(copy)
-    with pytest.raises(BundleError, match=r"unknown fields \['noun_column', 'nouns', 'prompts'\]"):
+    with pytest.raises(BundleError, match=r"unknown fields \['learned_vectors', 'noun_column', 'nouns', 'prompts'\]"):
         read_bundle(str(copy))
 
 

@@ -32,7 +32,9 @@ __all__ = [
 SCHEMA = 5
 UNSEALED_SCHEMA = 3
 """The first schema that is read; it differs from 4 by the digest of the record, which it lacks."""
-LATER_MODEL_FIELDS: Mapping[str, Any] = MappingProxyType({"prompts": "paper", "nouns": None, "noun_column": "category"})
+LATER_MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {"prompts": "paper", "nouns": None, "noun_column": "category", "learned_vectors": 0}
+)
 """Fields of the model that came with schema 5, and what they are in bundles before."""
 RECORD_DIGEST = "record_sha256"
 CONFIG_KEYS = (
@@ -131,6 +133,8 @@ def recorded_prompts(model: ModelConfig) -> list[Any]:
     """Return the sentences of ``model.noun`` as a bundle records them: a text or a list of texts for each state."""
     from feclip.model import build_prompts  # noqa: PLC0415 - see docs/adr/0020
 
+    if model.learned_vectors:
+        return [f"({model.learned_vectors} learned vectors) {state}{model.noun}" for state in ("", "damaged ")]
     states = build_prompts(model.noun, str(model.prompts))
     return [sentences[0] if len(sentences) == 1 else list(sentences) for sentences in states]
 

@@ -66,6 +66,9 @@ class ModelConfig:
     """Column whose values nouns names: of a manifest or a data set, or a key=value folder of an image's path."""
     prompts: Prompts = Prompts.paper
     """paper: a sentence for each state; winclip: the means of WinCLIP's 154 normal and 88 abnormal sentences."""
+    learned_vectors: int = 0
+    """Vectors that are learned in the place of words, for each state and all images alike, as AnomalyCLIP learns them;
+    0 keeps the words. An experiment."""
     padding: PaddingMode = PaddingMode.masked
     """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too; only then
     does no score depend on the padding's colour."""
@@ -80,6 +83,7 @@ class ModelConfig:
             ("num_taps", 1, MAX_TAPS),
             ("ffe_window_size", 1, MAX_TOKENS),
             ("lfs_window_size", 1, MAX_TOKENS),
+            ("learned_vectors", 0, MAX_TOKENS),
         ):
             value = getattr(self, name)
             if value is not None:
@@ -110,6 +114,9 @@ class ModelConfig:
             raise ValueError(msg)
         if self.backbone == DEMO_BACKBONE and self.prompts is not Prompts.paper:
             msg = f"model.prompts must be paper for {DEMO_BACKBONE}, which learned no other words of the two states."
+            raise ValueError(msg)
+        if self.learned_vectors and (self.nouns is not None or self.prompts is not Prompts.paper):
+            msg = "model.learned_vectors stand for the words of all images: leave model.nouns and model.prompts out."
             raise ValueError(msg)
         if self.nouns is not None:
             object.__setattr__(self, "nouns", check_nouns(self.nouns))

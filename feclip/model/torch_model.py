@@ -22,6 +22,7 @@ from torch.nn import functional
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
 from feclip.model.memory_bank import MemoryBank
 from feclip.model.output import FeClipOutput
+from feclip.model.prompt_learner import PromptLearner
 from feclip.model.prompting import Prompts, Tokenizer, text_embeddings
 from feclip.model.trunk import check_trunk, embed_class, embed_images, resolve_tap_blocks, run_blocks
 from feclip.model.weights import check_tensors
@@ -66,6 +67,8 @@ class FeClipModel(nn.Module):
         gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
             activations: less memory, more time, the same gradients.
         memory_bank: Tokens of normal images whose distances join the scores; None for none.
+        prompt_learner: What makes the text embeddings where prompts are learned, None for none; ``text_embeddings`` are
+            what it made when the mode was set, and serve in eval mode.
 
     Raises:
         ValueError: If an argument is out of range or the image tower cannot be tapped.
@@ -104,12 +107,13 @@ class FeClipModel(nn.Module):
         self.backbone_digest = backbone.digest
         self.gradient_checkpointing = False
         self.memory_bank: MemoryBank | None = None
+        self.prompt_learner: PromptLearner | None = None
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # noqa: PLR0913 - the fields of ModelConfig
         cls,
         backbone: str = "ViT-L-14-336",
         *,
@@ -129,6 +133,7 @@ class FeClipModel(nn.Module):
         nouns: Mapping[str, str] | None = None,
         noun_column: str = "category",
         prompts: Prompts = "paper",
+        learned_vectors: int = 0,
         padding: Padding = "masked",
         use_ffe: bool = True,
         use_lfs: bool = True,
@@ -154,6 +159,7 @@ class FeClipModel(nn.Module):
             nouns: What the images of a group show instead, by group.
             noun_column: As for the class.
             prompts: ``paper`` or ``winclip``.
+            learned_vectors: Vectors that are learned in the place of words, for each state; 0 for words.
             padding: ``ignore``, ``masked`` or ``attention``.
             use_ffe: Whether the FFE adapter exists.
             use_lfs: Whether the LFS adapter exists.
@@ -188,7 +194,7 @@ class FeClipModel(nn.Module):
         }
         own = dict(nouns or {})
         tokenizer = tokenizer or open_clip.get_tokenizer(backbone)
-        return cls(
+        model = cls(
             loaded,
             text_embeddings(loaded.clip, tokenizer, [noun, *own.values()], prompts=prompts),
             taps,
@@ -197,11 +203,18 @@ class FeClipModel(nn.Module):
             noun_groups=tuple(own),
             noun_column=noun_column,
         )
+        if learned_vectors:
+            model.prompt_learner = PromptLearner(loaded.clip, tokenizer, noun, num_vectors=learned_vectors)
+        return model.train(model.training)
 
     def train(self, mode: bool = True) -> "FeClipModel":  # noqa: FBT001, FBT002 - torch's signature
-        """Set the mode of the adapters; the image tower stays in eval mode."""
+        """Set the mode of the adapters; the towers stay in eval mode, and learned prompts are embedded for scoring."""
         super().train(mode)
         self.visual.eval()
+        if self.prompt_learner is not None:
+            self.prompt_learner.eval()
+            with torch.no_grad():
+                self.text_embeddings = self.prompt_learner()
         return self
 
     def normalize(self, images: torch.Tensor, valid_pixels: torch.Tensor | None = None) -> torch.Tensor:
@@ -379,7 +392,8 @@ class FeClipModel(nn.Module):
         """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""
         with torch.autocast(features.device.type, enabled=False):
             units = functional.normalize(features.float() if head is None else head(features.float()), dim=-1)
-            normal, abnormal = self.text_embeddings.unbind(1)
+            learned = self.prompt_learner if self.training else None
+            normal, abnormal = (self.text_embeddings if learned is None else learned()).unbind(1)
             directions = abnormal - normal  # (G, E)
             if nouns is None or len(directions) == 1:
                 margins = units @ directions[0]
@@ -394,11 +408,11 @@ class FeClipModel(nn.Module):
         return functional.pad(~valid_tokens.flatten(1), (1, 0), value=False)
 
     def trainable_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return what training changes, adapters and patch head, by name; the tensors are the model's own."""
+        """Return what training changes by name: adapters, patch head, learned prompts; tensors are the model's own."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def load_trainable_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load adapters and patch head.
+        """Load adapters, patch head and learned prompts.
 
         Args:
             state: As from ``trainable_state_dict``.
@@ -410,6 +424,7 @@ class FeClipModel(nn.Module):
         check_tensors(own, state, source="Adapter state")
         for name, value in own.items():
             value.copy_(state[name])
+        self.train(self.training)  # which embeds learned prompts
 
 
 def _check_scoring(*, temperature: float, padding: str) -> None:
