@@ -1,7 +1,7 @@
 """The bundle: what training leaves behind and everything later reads. A folder, local or in object storage.
 
     config.json           every model field, how images become inputs, digests, versions; written last
-    adapters.safetensors  trained tensors only (adapters, patch head); the frozen CLIP is never copied
+    adapters.safetensors  trained tensors only (adapters, patch head, learned prompts); the frozen CLIP is never copied
     images.parquet        every image that trained, selected or calibrated it: role, split, sha256, digest of the
                           decoded pixels, thumbnail
     metrics.json          what training measured, by epoch

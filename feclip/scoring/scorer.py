@@ -119,6 +119,7 @@ class Scorer:
         self.group_column = None if bank is None else bank.group_column
         self._groups = None if self.group_column is None or bank is None else {n: i for i, n in enumerate(bank.groups)}
         model = bundle.build(pretrained=pretrained).to(self.device).eval()
+        model.prompt_learner = None  # what it learned stands in the text embeddings
         self.noun_column = model.noun_column if model.noun_groups else None
         self._noun_index = model.noun_index
         self.token_grid = model.token_grid

@@ -88,4 +88,4 @@ def test_more_vectors_than_the_text_tower_has_room_for_are_refused(build_model: 
     ):
         building.build_model(dataclasses.replace(CONFIG, learned_vectors=13), seed=0)
     with pytest.raises(ValueError, match="take 0 for this backbone"):
-        build_model("Tiny-custom", learned_vectors=4)
+        build_model("Tiny-no-ln-pre", learned_vectors=4)
