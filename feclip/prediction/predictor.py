@@ -28,7 +28,7 @@ class NamedImage(NamedTuple):
 
     uri: str
     columns: Mapping[str, str | None]
-    """Further columns of its row, among them that of the groups that have thresholds of their own."""
+    """Further columns of its row, among them those of the groups that have thresholds or nouns of their own."""
     size: int | None = None
     """Bytes, by a listing."""
 
@@ -121,7 +121,8 @@ class Predictor:
         """Score one image.
 
         Args:
-            image: Local path or ``s3://`` URI. Its ``key=value`` folders tell its group, where groups have thresholds.
+            image: Local path or ``s3://`` URI. Its ``key=value`` folders tell its group, where groups have thresholds
+                or nouns of their own.
 
         Raises:
             DataError: If it cannot be read or decoded, or there is no threshold for its group.
