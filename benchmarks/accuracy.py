@@ -199,7 +199,8 @@ def compare(folder: Path, found: str, against: str, *, variant: str = "both") ->
         msg = f"{found} has the seeds {sorted(left)}, {against} has {sorted(right)}: two or more of the same are needed"
         raise DataError(msg)
     lines = [f"|  | {found} | {against} | difference | 95 % interval |", "|---|---|---|---|---|"]
-    for name, metrics in SHOWN["results"].items():
+    judged = set.intersection(*(set(found) for side in (left, right) for found in side.values()))
+    for name, metrics in ((name, of) for name, of in SHOWN["results"].items() if name in judged):
         shown = {METRICS[metric]: (metric,) for metric in metrics} | {"objective of a sweep": OBJECTIVE}
         for label, of in shown.items():
             pairs = [tuple(statistics.mean(side[seed][name][m] for m in of) for side in (left, right)) for seed in left]

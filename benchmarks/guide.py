@@ -147,7 +147,7 @@ class GuideModel(nn.Module):
         return [*self.taps.parameters(), *self.patch_head.parameters()]
 
     def _compare(self, embeddings: torch.Tensor) -> torch.Tensor:
-        similarities = functional.normalize(embeddings, dim=-1) @ self.ours.text_embeddings.T
+        similarities = functional.normalize(embeddings, dim=-1) @ self.ours.text_embeddings[0].T
         return (similarities[..., 1] - similarities[..., 0]) / self.ours.temperature
 
     def _replacing(self, tap: nn.Module, tapped: list[torch.Tensor]) -> Callable[..., torch.Tensor]:

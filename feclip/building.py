@@ -1,6 +1,7 @@
 """From a config to the thing it describes: the one place that knows both a config and a model or a data set."""
 
 import dataclasses
+import itertools
 
 import pyarrow as pa
 import torch
@@ -29,6 +30,7 @@ def build_model(config: ModelConfig, *, seed: int) -> FeClipModel:
     config = config.settled()
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     fields |= {"pretrained": _find_weights(config), "tokenizer": _find_tokenizer(config)}
+    fields |= {"nouns": config.noun_by_group, "prompts": str(config.prompts)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -56,7 +58,8 @@ def check_model(config: ModelConfig) -> int:
         num_blocks = check_backbone(config.backbone, pretrained=_find_weights(config), image_size=config.image_size)
         resolve_tap_blocks(num_blocks, num_taps=config.num_taps, tap_blocks=config.tap_blocks)
         if tokenizer is not None:
-            tokenizer(list(build_prompts(config.noun)))
+            for noun in {config.noun, *config.noun_by_group.values()}:
+                tokenizer([*itertools.chain.from_iterable(build_prompts(noun, str(config.prompts)))])
     except ValueError as error:
         msg = f"model: {error}"
         raise ConfigError(msg) from error

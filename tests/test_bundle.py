@@ -86,8 +86,20 @@ def another_recipe(folder: Path) -> None:
     (folder / "config.json").write_text(text.replace('"epochs": 0', '"epochs": 9'))
 
 
+def without_nouns(folder: Path) -> None:
+    """As feclip wrote bundles of schema 4."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["schema"] = 4
+        for name in ("learned_vectors", "nouns", "noun_column", "prompts"):
+            del config["model"][name]
+
+    edited(change)(folder)
+
+
 def without_digest(folder: Path) -> None:
     """As feclip wrote bundles of schema 3."""
+    without_nouns(folder)
     config = json.loads((folder / "config.json").read_text())
     del config["record_sha256"]
     (folder / "config.json").write_text(json.dumps(config | {"schema": 3}))
@@ -125,7 +137,7 @@ DAMAGES = {
         lambda config: config["model"].update(image_size=2**40)
     ),
     "no class_path": edited(lambda config: config["training"].update(data={"class_path": "os.system"})),
-    "prompts must be 2 texts": edited(lambda config: config.update(prompts=["one"])),
+    "prompts are not those of model.noun": edited(lambda config: config.update(prompts=["one"])),
     "tap_blocks must be ascending": edited(lambda config: config.update(tap_blocks=[3, 2])),
     "padding_color must be white": edited(lambda config: config["input"].update(padding_color="\u0000")),
     "backbone_digest must be a sha256": edited(lambda config: config.update(backbone_digest="../x")),
@@ -139,10 +151,23 @@ DAMAGES = {
 }
 
 
-def test_a_bundle_of_the_schema_before_is_read(written: Path, copy: Path) -> None:
-    without_digest(copy)
+@pytest.mark.parametrize("older", [without_nouns, without_digest])
+def test_a_bundle_of_an_older_schema_is_read_and_written_again(
+    older: Callable[[Path], None], written: Path, copy: Path, tmp_path: Path
+) -> None:
+    older(copy)
     before, now = read_bundle(str(copy)), read_bundle(str(written))
-    assert (before.model_id, before.training) == (now.model_id, now.training)
+    assert (before.model, before.model_id, before.training) == (now.model, now.model_id, now.training)
+    lineage = Lineage(parent="/runs/first", parent_id="a" * 64, epoch=1, before={"image_auroc": 0.5}, domains=())
+    write_tuned(str(tmp_path / "tuned"), tuned=before, lineage=lineage, images=before.images)
+    again = read_bundle(str(tmp_path / "tuned"))
+    assert (again.model, again.model_id) == (now.model, now.model_id)
+
+
+def test_an_older_schema_has_no_nouns(copy: Path) -> None:
+    edited(lambda config: config.update(schema=4))(copy)
+    with pytest.raises(BundleError, match=r"unknown fields \['learned_vectors', 'noun_column', 'nouns', 'prompts'\]"):
+        read_bundle(str(copy))
 
 
 def test_another_decoding_is_another_model(model: FeClipModel, written: Path, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ DEFAULTS = {
     "model.fusion_weight": 0.1,
     "model.temperature": 0.07,
     "model.noun": "object",
+    "model.nouns": None,
+    "model.noun_column": "category",
+    "model.prompts": "paper",
+    "model.learned_vectors": 0,
     "model.padding": "masked",
     "model.use_ffe": True,
     "model.use_lfs": True,
@@ -113,6 +117,16 @@ WRONG_FLAGS = [
     (["--model.tap_blocks", "5,3"], "model.tap_blocks"),
     (["--model.tap_blocks", "5,x"], "model.tap_blocks"),
     (["--model.noun", " "], "model.noun"),
+    (["--model.noun_column", " "], "model.noun_column must not be empty"),
+    (["--model.nouns", "pcb1"], "model.nouns must be written group=noun, like pcb1=PCB"),
+    (["--model.nouns", "pcb1=PCB,tile= "], "got 'tile='"),
+    (["--model.nouns", "pcb1=PCB,pcb1=board"], "model.nouns names 'pcb1' twice"),
+    (["--model.nouns", ",".join(f"{number}=PCB" for number in range(257))], "must name 1 to 256 groups, got 257"),
+    (["--model.nouns", "a=" + "b" * 4096], "with 4096 characters at most; got 'a=bbb"),
+    (["--model.prompts", "coop"], "model.prompts"),
+    (["--model.learned_vectors", "-1"], "model.learned_vectors must be at least 0 and at most 63, got -1"),
+    (["--model.learned_vectors", "8", "--model.nouns", "a=PCB"], "model.learned_vectors stand for the words of all"),
+    (["--model.backbone", "feclip-demo", "--model.prompts", "winclip"], "model.prompts must be paper for feclip-demo"),
     (["--data.fractions", "0.5,0.6,0.1"], "data.fractions"),
     (["--data.fractions", "0,0.5,0.5"], "data.fractions"),
     (["--data.categories", "screw,,grid"], "data.categories"),
@@ -181,6 +195,32 @@ def test_flags_after_a_file_override_it(tmp_path: Path) -> None:
     assert config.model.tap_blocks == (1, 3)
 
 
+def test_nouns_are_a_mapping_in_a_file_and_their_order_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("model:\n  noun_column: line\n  nouns:\n    pcb1: PCB\n    3: magnetic tile\n")
+    config = parse("--config", str(file)).model
+    assert config.noun_by_group == {"3": "magnetic tile", "pcb1": "PCB"}
+    given = parse("--model.noun_column", "line", "--model.nouns", "pcb1 = PCB, 3=magnetic tile").model
+    assert given == config
+    assert plain(config)["nouns"] == ["3=magnetic tile", "pcb1=PCB"]
+    assert parse_fields(ModelConfig, plain(config)) == config
+
+
+@pytest.mark.parametrize("nouns", ["a: [PCB]", "a: null", "a=b: PCB", "a: ''", "a: 'b, c'", "class_path: os.system"])
+def test_nouns_that_are_none_are_one_line(nouns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model:\n  nouns:\n    {nouns}\n")
+    if nouns.startswith("class_path"):  # a group like any other: nothing is imported
+        assert parse("--config", str(file)).model.nouns == ("class_path=os.system",)
+        return
+    with pytest.raises(SystemExit) as stop:
+        parse("--config", str(file))
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "nouns" in message
+    assert message.count("\n") == 1
+
+
 def test_an_unknown_key_of_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("optim:\n  epoch: 4\n")
@@ -192,6 +232,7 @@ def test_an_unknown_key_of_a_file_is_named(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_printed_config_can_be_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model.tap_blocks", "2,7", "--data.categories", "a,b", "--data.fractions", "0.5,0.25,0.25"]
+    flags += ["--model.nouns", "pcb1=PCB,tile=magnetic tile"]
     with pytest.raises(SystemExit):
         parse(*flags, "--print_config")
     file = tmp_path / "printed.yaml"

@@ -216,13 +216,13 @@ def _score(
         scorer = make_scorer(bundle)
         batch_size = batch_size or scorer.batch_size
         first = images[: batch_size if scorer.device.type == "cuda" else 1]
-        scorer.score(*_inputs(first, scorer.group_column))  # what the first call prepares is not its speed
+        scorer.score(**_inputs(first, scorer))  # what the first call prepares is not its speed
         model = write = 0.0
         num_scored = 0
         for batch in _batches(images, batch_size):
-            inputs = _inputs(batch, scorer.group_column)
+            inputs = _inputs(batch, scorer)
             started = time.perf_counter()
-            scores = scorer.score(*inputs)
+            scores = scorer.score(**inputs)
             model += time.perf_counter() - started
             started = time.perf_counter()
             ids = [image.row["row_id"] for image in batch]
@@ -252,16 +252,15 @@ def _columns(image: _Sampled) -> dict[str, Any]:
     }
 
 
-def _inputs(images: list[_Sampled], group_column: str | None) -> tuple[np.ndarray, np.ndarray, list[str | None] | None]:
-    prepared = [image.prepared for image in images if image.prepared is not None]
-    groups = None
-    if group_column is not None:
-        groups = [image.row.get(group_column) for image in images if image.prepared is not None]
-    return (
-        np.stack([image.pixels for image in prepared]),
-        np.stack([image.valid_pixels() for image in prepared]),
-        groups,
-    )
+def _inputs(images: list[_Sampled], scorer: Scorer) -> dict[str, Any]:
+    """Return what `Scorer.score` takes of images."""
+    decoded = [(image, image.prepared) for image in images if image.prepared is not None]
+    columns = {"groups": scorer.group_column, "nouns": scorer.noun_column}
+    return {
+        "pixels": np.stack([prepared.pixels for _, prepared in decoded]),
+        "valid_pixels": np.stack([prepared.valid_pixels() for _, prepared in decoded]),
+        **{name: column and [image.row.get(column) for image, _ in decoded] for name, column in columns.items()},
+    }
 
 
 def _batches(images: list[_Sampled], size: int) -> Iterator[list[_Sampled]]:

@@ -236,21 +236,44 @@ def score_slice(run: Run, fetched: FetchedSlice, *, scorer: "Scorer") -> pa.Tabl
     for mask, row in zip(valid, decoded, strict=True):
         mask[:] = unpack_valid_pixels(tuple(row["valid_box"]), row.get("valid_mask"), image_size=size)
     groups = None if scorer.group_column is None else _groups(run, fetched, column=scorer.group_column)
-    for row, scores in zip(decoded, scorer.score(pixels, valid, groups).rows(), strict=True):
+    nouns = None if scorer.noun_column is None else _values(run, fetched, column=scorer.noun_column)
+    for row, scores in zip(decoded, scorer.score(pixels, valid, groups, nouns=nouns).rows(), strict=True):
         row.update(scores)
     with scorer.stopwatch.time("write"):
         return _built(run, fetched, model_id=scorer.model_id)
 
 
 def _groups(run: Run, fetched: FetchedSlice, *, column: str) -> list[str | None]:
-    """Return what a column of the listing says of the decoded images of a slice."""
-    listing = run.read_listing(fetched.index)
-    if column not in listing.column_names:
+    """Return the groups of the decoded images of a slice in the memory bank."""
+    values = _values(run, fetched, column=column)
+    if values is None:
         msg = (
             f"{run.output}: the images have no column {column}, by which the bundle's memory bank is divided; name it "
             f"in the path, as in {column}=<value>/image.jpg, or in a manifest."
         )
         raise RunError(msg)
+    return values
+
+
+def listed_values(run: Run, indices: Iterable[int], *, column: str) -> set[str | None]:
+    """Return the values of a column of the listing in some slices; None alone where there is no such column.
+
+    Raises:
+        StorageError: If the listing cannot be read.
+    """
+    listings = (run.read_listing(index) for index in indices)
+    return {
+        value
+        for listing in listings
+        for value in (listing[column].unique().to_pylist() if column in listing.column_names else [None])
+    }
+
+
+def _values(run: Run, fetched: FetchedSlice, *, column: str) -> list[str | None] | None:
+    """Return what a column of the listing says of the decoded images of a slice; None where there is no such column."""
+    listing = run.read_listing(fetched.index)
+    if column not in listing.column_names:
+        return None
     values = dict(zip(listing["row_id"].to_pylist(), listing[column].to_pylist(), strict=True))
     return [values[row["row_id"]] for row in fetched.rows if row.get("error") is None]
 

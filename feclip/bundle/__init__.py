@@ -1,7 +1,7 @@
 """The bundle: what training leaves behind and everything later reads. A folder, local or in object storage.
 
     config.json           every model field, how images become inputs, digests, versions; written last
-    adapters.safetensors  trained tensors only (adapters, patch head); the frozen CLIP is never copied
+    adapters.safetensors  trained tensors only (adapters, patch head, learned prompts); the frozen CLIP is never copied
     images.parquet        every image that trained, selected or calibrated it: role, split, sha256, digest of the
                           decoded pixels, thumbnail
     metrics.json          what training measured, by epoch
@@ -25,7 +25,7 @@ from feclip.bundle.layout import (
 from feclip.bundle.lineage import Change, Domain, Lineage, read_lineage
 from feclip.bundle.memory_bank import StoredBank
 from feclip.bundle.reading import read_bundle
-from feclip.bundle.record import INPUT_FIELDS
+from feclip.bundle.record import INPUT_FIELDS, recorded_prompts
 from feclip.bundle.writing import write_banked, write_bundle, write_calibrated, write_tuned
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "StoredBank",
     "read_bundle",
     "read_lineage",
+    "recorded_prompts",
     "write_banked",
     "write_bundle",
     "write_calibrated",

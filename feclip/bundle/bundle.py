@@ -14,7 +14,7 @@ from feclip.bundle.record import encode_json
 from feclip.calibration import Calibration, StatisticOptions
 from feclip.config import ModelConfig, Resize
 from feclip.data import InputOptions, join_uri
-from feclip.errors import BundleError
+from feclip.errors import BundleError, ConfigError
 
 if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
     import torch
@@ -116,6 +116,28 @@ class Bundle:
             calibration=None,
             trained_image_size=self.trained_image_size or self.model.image_size,
         )
+
+    def of_group(self, group: str | None, *, field: str) -> "Bundle":
+        """Return the bundle for images of one group alone, which have one noun; the same scores, so the same model.
+
+        Args:
+            group: Value of ``model.noun_column``; without effect where no group has a noun of its own.
+            field: What the group is called where it is given, for messages.
+
+        Raises:
+            ConfigError: If groups have nouns of their own and none was given.
+        """
+        nouns = self.model.noun_by_group
+        if not nouns:
+            return self
+        if group is None:
+            msg = (
+                f"{self.uri} calls images by their {self.model.noun_column}: give {field}, one of {', '.join(nouns)}; "
+                f"images of any other are called {self.model.noun!r}."
+            )
+            raise ConfigError(msg)
+        noun = nouns.get(group, self.model.noun)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, noun=noun, nouns=None))
 
     def build(self, *, pretrained: str | None = None) -> "FeClipModel":
         """Load the backbone and put the trained tensors on it.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from feclip.bundle.memory_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank
-from feclip.bundle.record import encode_json
+from feclip.bundle.record import LATER_MODEL_FIELDS, encode_json
 from feclip.data import THUMBNAIL_BYTES
 
 if TYPE_CHECKING:  # a process that needs no model does without torch: docs/adr/0020
@@ -45,10 +45,14 @@ UNSCORED_MODEL_FIELDS = ("pretrained", "init_seed", "num_taps")  # said by the b
 def model_id_of(
     record: Mapping[str, Any], adapters: Mapping[str, "torch.Tensor"], *, bank: StoredBank | None = None
 ) -> str:
-    """Return the digest of everything in a bundle that changes a score."""
+    """Return the digest of everything in a bundle that changes a score; what came later counts where it is used."""
     from feclip.model import tensor_digest  # noqa: PLC0415 - see docs/adr/0020
 
-    fields = {key: value for key, value in record["model"].items() if key not in UNSCORED_MODEL_FIELDS}
+    fields = {
+        key: value
+        for key, value in record["model"].items()
+        if key not in UNSCORED_MODEL_FIELDS and not (key in LATER_MODEL_FIELDS and value == LATER_MODEL_FIELDS[key])
+    }
     identity = {
         "adapters": tensor_digest(adapters),
         "backbone": record["backbone_digest"],

@@ -22,7 +22,14 @@ from feclip.bundle.layout import (
 )
 from feclip.bundle.lineage import Lineage, read_lineage
 from feclip.bundle.memory_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank, read_bank
-from feclip.bundle.record import INPUT_FIELDS, PATCH_FIELD, check_record, parse_object, read_epochs
+from feclip.bundle.record import (
+    INPUT_FIELDS,
+    LATER_MODEL_FIELDS,
+    PATCH_FIELD,
+    check_record,
+    parse_object,
+    read_epochs,
+)
 from feclip.calibration import Calibration, read_calibration
 from feclip.config import ModelConfig
 from feclip.data import MAX_JSON_BYTES, exists, join_uri, parse_parquet, read_bytes
@@ -76,7 +83,8 @@ def read_record(uri: str) -> tuple[dict[str, Any], ModelConfig]:
         raise BundleError(msg)
     record = parse_object(read_bytes(where, max_bytes=MAX_JSON_BYTES), where=where)
     files = (ADAPTERS_FILE, IMAGES_FILE, METRICS_FILE)
-    return record, check_record(record, files=files, optional_files=OPTIONAL_FILES, where=where)
+    model = check_record(record, files=files, optional_files=OPTIONAL_FILES, where=where)
+    return record | {"model": dict(LATER_MODEL_FIELDS) | record["model"]}, model
 
 
 def _bank(files: Mapping[str, bytes], *, uri: str, num_taps: int) -> StoredBank | None:

@@ -8,7 +8,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from feclip import __version__
@@ -18,18 +19,24 @@ from feclip.errors import BundleError
 
 __all__ = [
     "INPUT_FIELDS",
+    "LATER_MODEL_FIELDS",
     "PATCH_FIELD",
     "SCHEMA",
     "check_record",
     "encode_json",
     "parse_object",
     "read_epochs",
+    "recorded_prompts",
     "sealed",
 ]
 
-SCHEMA = 4
+SCHEMA = 5
 UNSEALED_SCHEMA = 3
-"""The schema before, which differs by the digest of the record alone, and is read too."""
+"""The first schema that is read; it differs from 4 by the digest of the record, which it lacks."""
+LATER_MODEL_FIELDS: Mapping[str, Any] = MappingProxyType(
+    {"prompts": "paper", "nouns": None, "noun_column": "category", "learned_vectors": 0}
+)
+"""Fields of the model that came with schema 5, and what they are in bundles before."""
 RECORD_DIGEST = "record_sha256"
 CONFIG_KEYS = (
     "backbone_digest",
@@ -47,7 +54,6 @@ CONFIG_KEYS = (
 INPUT_FIELDS = ("resize", "padding_color", "valid_region", "jpeg_decoding")  # fields of DataConfig that change a score
 PATCH_FIELD = "patch_size"
 """Beside them where images become rectangles of whole patches, pixels."""
-NUM_PROMPTS = 2
 MAX_TEXT = 4096  # characters
 MAX_EPOCHS = 1_000_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -96,11 +102,11 @@ def check_record(
         BundleError: If a field is missing, unknown, of another type or out of range, or was changed.
     """
     schema = record.get("schema")
-    if isinstance(schema, bool) or schema not in (SCHEMA, UNSEALED_SCHEMA):
+    if isinstance(schema, bool) or schema not in range(UNSEALED_SCHEMA, SCHEMA + 1):
         msg = f"{where} has schema {schema!r}; this feclip {__version__} reads schema {SCHEMA}: train it again."
         raise BundleError(msg)
-    require_keys(record, [key for key in CONFIG_KEYS if key != RECORD_DIGEST or schema == SCHEMA], where=where)
-    if schema == SCHEMA and record[RECORD_DIGEST] != sealed(record)[RECORD_DIGEST]:
+    require_keys(record, [key for key in CONFIG_KEYS if key != RECORD_DIGEST or schema != UNSEALED_SCHEMA], where=where)
+    if schema != UNSEALED_SCHEMA and record[RECORD_DIGEST] != sealed(record)[RECORD_DIGEST]:
         msg = f"{where} was changed: {RECORD_DIGEST} is not the digest of its other fields; write the bundle again."
         raise BundleError(msg)
     named = record["files"]
@@ -110,21 +116,30 @@ def check_record(
         _require(isinstance(record[name], str) and _DIGEST.fullmatch(record[name]), f"{where}: {name}", "a sha256")
     for name, digest in named.items():
         _require(isinstance(digest, str) and _DIGEST.fullmatch(digest), f"{where}: files.{name}", "a sha256")
-    prompts, taps = record["prompts"], record["tap_blocks"]
-    _require(
-        isinstance(prompts, list) and len(prompts) == NUM_PROMPTS and all(map(_is_text, prompts)),
-        f"{where}: prompts",
-        f"{NUM_PROMPTS} texts",
-    )
+    taps = record["tap_blocks"]
     _require(
         isinstance(taps, list) and taps and all(map(_is_index, taps)) and taps == sorted(set(taps)),
         f"{where}: tap_blocks",
         "ascending zero-based blocks",
     )
     _require(_is_text(record["feclip_version"]), f"{where}: feclip_version", "a text")
-    config = _check_configs(record["model"], record["training"], where=where)
-    _check_input(record["input"], image_size=config.image_size, where=f"{where}: input")
-    return config
+    later = () if schema == SCHEMA else LATER_MODEL_FIELDS
+    model = _check_configs(record["model"], record["training"], later=later, where=where)
+    _check_input(record["input"], image_size=model.image_size, where=f"{where}: input")
+    if record["prompts"] != recorded_prompts(model):
+        msg = f"{where}: prompts are not those of model.noun and model.prompts in this feclip; train it again."
+        raise BundleError(msg)
+    return model
+
+
+def recorded_prompts(model: ModelConfig) -> list[Any]:
+    """Return the sentences of ``model.noun`` as a bundle records them: a text or a list of texts for each state."""
+    from feclip.model import build_prompts  # noqa: PLC0415 - see docs/adr/0020
+
+    if model.learned_vectors:
+        return [f"({model.learned_vectors} learned vectors) {state}{model.noun}" for state in ("", "damaged ")]
+    states = build_prompts(model.noun, str(model.prompts))
+    return [sentences[0] if len(sentences) == 1 else list(sentences) for sentences in states]
 
 
 def read_epochs(record: Mapping[str, Any], *, where: str) -> list[dict[str, float]]:
@@ -171,9 +186,10 @@ def _check_input(found: object, *, image_size: int | None, where: str) -> None:
         raise BundleError(msg) from error
 
 
-def _check_configs(model: object, training: object, *, where: str) -> ModelConfig:
+def _check_configs(model: object, training: object, *, later: Collection[str], where: str) -> ModelConfig:
     """Read the configs as flags are read; the training's is not kept, since what it says of old runs stays as it is."""
-    require_keys(model, tuple(field.name for field in dataclasses.fields(ModelConfig)), where=f"{where}: model")
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in later]
+    require_keys(model, names, where=f"{where}: model")
     assert isinstance(model, Mapping)
     if not isinstance(training, Mapping):
         msg = f"{where}: training must be a JSON object, got {type(training).__name__}."

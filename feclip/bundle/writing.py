@@ -23,7 +23,7 @@ from feclip.bundle.layout import (
 from feclip.bundle.lineage import Lineage
 from feclip.bundle.memory_bank import BANK_FILE, BANK_RECORD_FILE, StoredBank
 from feclip.bundle.reading import read_record
-from feclip.bundle.record import INPUT_FIELDS, PATCH_FIELD, SCHEMA, encode_json, sealed
+from feclip.bundle.record import INPUT_FIELDS, PATCH_FIELD, SCHEMA, encode_json, recorded_prompts, sealed
 from feclip.calibration import Calibration
 from feclip.config import FinetuneConfig, Resize, plain
 from feclip.data import encode_parquet, join_uri, read_bytes, write_bytes
@@ -61,8 +61,6 @@ def write_bundle(
     """
     from safetensors.torch import save  # noqa: PLC0415 - see docs/adr/0020
 
-    from feclip.model import build_prompts  # noqa: PLC0415 - see docs/adr/0020
-
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.trainable_state_dict().items()}
     files = {
         ADAPTERS_FILE: save(tensors),
@@ -78,7 +76,7 @@ def write_bundle(
         "backbone_digest": model.backbone_digest,
         "model": training.pop("model"),
         "tap_blocks": list(model.tap_blocks),
-        "prompts": list(build_prompts(config.model.noun)),
+        "prompts": recorded_prompts(config.model),
         "input": _input(config, patch_size=model.patch_size),
         "training": training,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import ray
 
 from feclip.config import FinetuneConfig
-from feclip.data import Split, inspect_rows, overlap_check
+from feclip.data import Split, group_values, inspect_rows, overlap_check
 from feclip.errors import DataError
 from feclip.progress import Progress
 
@@ -32,6 +32,8 @@ def checked_images(manifest: pa.Table, *, config: FinetuneConfig) -> pa.Table:
     if trained.num_rows == 0:
         msg = f"No image is left to train on in {config.data.manifest or config.data.root}; check the splits."
         raise DataError(msg)
+    if config.model.nouns is not None:
+        logger.info(config.model.tell_nouns(group_values(used, config.model.noun_column)))
     if used.num_rows == trained.num_rows:
         logger.info("No image is held out (data.protocol a), so epochs report the training loss only.")
     if not pc.any(trained["has_mask"]).as_py():

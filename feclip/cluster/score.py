@@ -34,6 +34,7 @@ from feclip.archive import (
     find_run,
     finished_summary,
     forget_decisions,
+    listed_values,
     log_start_up,
     log_summary,
     publish_slice,
@@ -170,6 +171,9 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
         logger.info("%d slices hold images with errors; they are scored once more.", len(again))
         missing = sorted([*missing, *again])
     forget_decisions(run, missing)
+    if missing and bundle.model.nouns is not None:
+        found = mapped(listed_values, run, missing, task="Reading groups", column=bundle.model.noun_column)
+        logger.info(bundle.model.tell_nouns(set[str | None]().union(*found)))
     calibration = bundle.calibration
     actors: list[dict[str, Any]] = []
     open_slices: list[str] = []

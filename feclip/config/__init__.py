@@ -19,6 +19,7 @@ from feclip.config.choices import (
     PaddingMode,
     Precision,
     PrefixCache,
+    Prompts,
     Protocol,
     Resize,
     SearchMethod,
@@ -36,6 +37,7 @@ from feclip.config.guarding import GuardConfig
 from feclip.config.lists import Indices, Names, Shares
 from feclip.config.memory_bank import ALL_SHOTS, BankConfig
 from feclip.config.model import DEMO_BACKBONE, DEMO_DEFAULTS, ModelConfig
+from feclip.config.nouns import Nouns
 from feclip.config.parsing import ENDLESS_TEXT, UNFIT_VALUES, parse_fields, strict_parsing, unfit_reason
 from feclip.config.prediction import PredictConfig
 from feclip.config.reporting import ReportConfig
@@ -89,6 +91,7 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "Names",
+    "Nouns",
     "OptimConfig",
     "OutputFormat",
     "PaddingMode",
@@ -96,6 +99,7 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "PrefixCache",
+    "Prompts",
     "Protocol",
     "ReportConfig",
     "ReproduceConfig",

@@ -16,6 +16,7 @@ __all__ = [
     "PaddingMode",
     "Precision",
     "PrefixCache",
+    "Prompts",
     "Protocol",
     "Resize",
     "SearchMethod",
@@ -91,6 +92,13 @@ class PrefixCache(StrEnum):
     none = "none"
     memory = "memory"
     disk = "disk"
+
+
+class Prompts(StrEnum):
+    """What the prompts say of the two states."""
+
+    paper = "paper"
+    winclip = "winclip"
 
 
 class SearchMethod(StrEnum):

@@ -30,6 +30,8 @@ class ExportConfig:
     """Folder or s3:// prefix of images to compare on, the first ones by name; null draws pictures."""
     tolerance: float = 1e-4
     """Largest difference from PyTorch, logits; a file that differs more is not written."""
+    group: str | None = None
+    """Whose images the file is for, where the bundle has nouns of groups: a value of its model.noun_column."""
     pretrained: str | None = None
     """Weight file or tag of the backbone instead of the one that the bundle records; the same weights elsewhere."""
 

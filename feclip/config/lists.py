@@ -7,7 +7,7 @@ from jsonargparse.typing import register_type
 
 from feclip.calibration import Percentiles
 
-__all__ = ["Indices", "Names", "Shares"]
+__all__ = ["Indices", "Names", "Shares", "read_list", "write_list"]
 
 _Item = TypeVar("_Item")
 
@@ -30,9 +30,14 @@ class Shares(tuple[float, ...]):
     __slots__ = ()
 
 
-def _read_list(
-    kind: Callable[[Iterable[Any]], tuple[_Item, ...]], item: Callable[[Any], _Item]
-) -> Callable[[Any], Any]:
+def read_list(kind: Callable[[Iterable[Any]], tuple[_Item, ...]], item: Callable[[Any], _Item]) -> Callable[[Any], Any]:
+    """Return what reads a list: from a text, or from the values of a file.
+
+    Args:
+        kind: Type of the list.
+        item: Type of its items.
+    """
+
     def read(value: str | float | Iterable[Any]) -> tuple[_Item, ...]:
         parts: Iterable[Any]
         if isinstance(value, str):
@@ -49,11 +54,12 @@ def _read_list(
     return read
 
 
-def _write_list(value: Iterable[Any]) -> str:
+def write_list(value: Iterable[Any]) -> str:
+    """Return a list as it is written on the command line."""
     return ",".join(str(part) for part in value)
 
 
-register_type(Names, serializer=_write_list, deserializer=_read_list(Names, str))
-register_type(Indices, serializer=_write_list, deserializer=_read_list(Indices, int))
-register_type(Shares, serializer=_write_list, deserializer=_read_list(Shares, float))
-register_type(Percentiles, serializer=_write_list, deserializer=_read_list(Percentiles, str))
+register_type(Names, serializer=write_list, deserializer=read_list(Names, str))
+register_type(Indices, serializer=write_list, deserializer=read_list(Indices, int))
+register_type(Shares, serializer=write_list, deserializer=read_list(Shares, float))
+register_type(Percentiles, serializer=write_list, deserializer=read_list(Percentiles, str))

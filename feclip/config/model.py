@@ -1,14 +1,15 @@
 """The model: a frozen CLIP and the adapters on it."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Self
 
 from feclip.config.checks import require, require_member, require_seed, require_uris
-from feclip.config.choices import LfsStatistic, PaddingMode
+from feclip.config.choices import LfsStatistic, PaddingMode, Prompts
 from feclip.config.lists import Indices
+from feclip.config.nouns import Nouns, check_nouns, tell_nouns
 
 __all__ = ["DEMO_BACKBONE", "DEMO_DEFAULTS", "ModelConfig"]
 
@@ -58,7 +59,16 @@ class ModelConfig:
     temperature: float = 0.07
     """Divisor of the cosine similarities, above 0 (tau of Eq. 1)."""
     noun: str = "object"
-    """What the prompts name: 'A photo of a normal <noun>'."""
+    """What the prompts name: 'A photo of a normal <noun>'; of every group that nouns leaves out."""
+    nouns: Nouns | None = None
+    """Nouns of groups, written pcb1=PCB,tile=magnetic tile, in a file also as a mapping; null calls all noun."""
+    noun_column: str = "category"
+    """Column whose values nouns names: of a manifest or a data set, or a key=value folder of an image's path."""
+    prompts: Prompts = Prompts.paper
+    """paper: a sentence for each state; winclip: the means of WinCLIP's 154 normal and 88 abnormal sentences."""
+    learned_vectors: int = 0
+    """Vectors that are learned in the place of words, for each state and all images alike, as AnomalyCLIP learns them;
+    0 keeps the words. An experiment."""
     padding: PaddingMode = PaddingMode.masked
     """Tokens on padding: ignored as such, masked in the adapters, or masked in the trunk's attention too; only then
     does no score depend on the padding's colour."""
@@ -73,6 +83,7 @@ class ModelConfig:
             ("num_taps", 1, MAX_TAPS),
             ("ffe_window_size", 1, MAX_TOKENS),
             ("lfs_window_size", 1, MAX_TOKENS),
+            ("learned_vectors", 0, MAX_TOKENS),
         ):
             value = getattr(self, name)
             if value is not None:
@@ -90,7 +101,8 @@ class ModelConfig:
         require_uris("model.", pretrained=self.pretrained)
         require_member("model.lfs_statistic", self.lfs_statistic, LfsStatistic)
         require_member("model.padding", self.padding, PaddingMode)
-        for name in ("backbone", "pretrained", "noun"):
+        require_member("model.prompts", self.prompts, Prompts)
+        for name in ("backbone", "pretrained", "noun", "noun_column"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 msg = f"model.{name} must not be empty."
                 raise ValueError(msg)
@@ -100,6 +112,23 @@ class ModelConfig:
         if self.tap_blocks is not None and list(self.tap_blocks) != sorted({b for b in self.tap_blocks if b >= 0}):
             msg = f"model.tap_blocks must be ascending zero-based blocks without repeats, got {list(self.tap_blocks)}."
             raise ValueError(msg)
+        if self.backbone == DEMO_BACKBONE and self.prompts is not Prompts.paper:
+            msg = f"model.prompts must be paper for {DEMO_BACKBONE}, which learned no other words of the two states."
+            raise ValueError(msg)
+        if self.learned_vectors and (self.nouns is not None or self.prompts is not Prompts.paper):
+            msg = "model.learned_vectors stand for the words of all images: leave model.nouns and model.prompts out."
+            raise ValueError(msg)
+        if self.nouns is not None:
+            object.__setattr__(self, "nouns", check_nouns(self.nouns))
+
+    @property
+    def noun_by_group(self) -> dict[str, str]:
+        """Nouns of the groups that have one of their own."""
+        return {} if self.nouns is None else self.nouns.by_group()
+
+    def tell_nouns(self, groups: Iterable[str | None]) -> str:
+        """Return in a line what images of these values of ``noun_column`` are called."""
+        return tell_nouns(self.noun_by_group, other=self.noun, column=self.noun_column, groups=groups)
 
     def settled(self) -> Self:
         """Return the config with what depends on the backbone filled in where it was left null.

@@ -27,7 +27,7 @@ from feclip.data.image_errors import ImageError, ImageErrorKind
 from feclip.data.inspection import INSPECTION_SCHEMA, inspect_rows
 from feclip.data.layouts import LAYOUTS, find_layout, read_layout
 from feclip.data.letterbox import Letterbox, letterbox, parse_padding_color, squash, uniform_border, valid_tokens
-from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, read_manifest
+from feclip.data.manifest import MANIFEST_SCHEMA, build_manifest, group_values, read_manifest
 from feclip.data.mvtec import read_mvtec
 from feclip.data.near_duplicates import SAME_PICTURE, THUMBNAIL_BYTES, find_known, nearest_thumbnails, thumbnail
 from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS, encode_parquet, parse_parquet
@@ -111,6 +111,7 @@ __all__ = [
     "fetch_and_decode",
     "find_known",
     "find_layout",
+    "group_values",
     "inspect_rows",
     "is_count",
     "is_dir",

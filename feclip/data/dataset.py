@@ -108,6 +108,7 @@ class LabelledImages:
         jpeg_decoding: ``full``, or ``scaled`` to decode large JPEGs at a fraction of their size.
 
     Attributes:
+        table: As given.
         options: How an image becomes an input.
         category_index: Shape ``(N,)``, int64: the category of each row, counted from zero in the order of their names.
         labels: gt labels of shape ``(N,)``, float32.
@@ -138,6 +139,7 @@ class LabelledImages:
             valid_region=valid_region,
             jpeg_decoding=jpeg_decoding,
         )
+        self.table = table
         names = ("uri", "label", "mask_uri", "has_mask", "valid_mask_uri")
         self._uris, labels, self._mask_uris, has_mask, self._valid_mask_uris = (
             table[name].to_pylist() for name in names

@@ -18,7 +18,7 @@ from feclip.data.parquet import DAMAGED_PARQUET, PARQUET_BATCH_ROWS
 from feclip.data.storage import absolute_uri, is_local, read_bytes
 from feclip.errors import DataError, StorageError
 
-__all__ = ["MANIFEST_SCHEMA", "build_manifest", "read_manifest"]
+__all__ = ["MANIFEST_SCHEMA", "build_manifest", "group_values", "read_manifest"]
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -252,3 +252,19 @@ def _check_unique(rows: Iterable[Mapping[str, Any]], *, source: str) -> None:
             if first != number:
                 msg = f"{source}, row {number}: {row[column]} stands in row {first} already; each image has one row."
                 raise DataError(msg)
+
+
+def group_values(table: pa.Table, column: str) -> list[str | None]:
+    """Return as texts what a column says of the group of each labelled image.
+
+    Args:
+        table: Rows of a manifest.
+        column: What ``model.noun_column`` names.
+
+    Raises:
+        DataError: If there is no such column.
+    """
+    if column not in table.column_names:
+        msg = f"The labelled images have no column {column!r}, by which model.nouns names nouns; they have "
+        raise DataError(msg + ", ".join(table.column_names) + ".")
+    return [None if value is None else str(value) for value in table[column].to_pylist()]

@@ -34,7 +34,7 @@ def export(config: ExportConfig) -> None:
     output = absolute_uri(config.output)
     check_writable(posixpath.dirname(output))
     files = [] if config.check_images is None else list_images(config.check_images, num=config.num_check_images)
-    bundle = read_bundle(config.bundle)
+    bundle = read_bundle(config.bundle).of_group(config.group, field="group")
     if bundle.memory_bank is not None and bundle.memory_bank.group_column is not None:
         msg = (
             f"{config.bundle} has a memory bank by {bundle.memory_bank.group_column}, of which an exported file is not "

@@ -34,6 +34,7 @@ class ExportedModel(nn.Module):
     def __init__(self, model: FeClipModel, *, statistic_options: StatisticOptions) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.model.prompt_learner = None  # what it learned stands in the text embeddings
         self.statistic_options = statistic_options
         fraction = statistic_options.topk_fraction
         counts = [num_top_pixels(number, topk_fraction=fraction) for number in range(model.image_size**2 + 1)]

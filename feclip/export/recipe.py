@@ -3,10 +3,9 @@
 from typing import Any
 
 from feclip import __version__
-from feclip.bundle import Bundle
+from feclip.bundle import Bundle, recorded_prompts
 from feclip.calibration import Calibration
 from feclip.data import parse_padding_color
-from feclip.model import build_prompts
 
 __all__ = ["SCHEMA", "recipe_of"]
 
@@ -28,7 +27,7 @@ def recipe_of(bundle: Bundle) -> dict[str, Any]:
         "backbone_digest": bundle.backbone_digest,
         "memory_bank_images": 0 if bundle.memory_bank is None else bundle.memory_bank.num_images,
         "class_names": ["normal", "anomalous"],
-        "prompts": list(build_prompts(bundle.model.noun)),
+        "prompts": recorded_prompts(bundle.model),
         "input": {
             "image_size": bundle.model.image_size,
             "resize": bundle.input["resize"],

@@ -17,7 +17,7 @@ from feclip.model.maps import fill_padding, mean_probability_logit, upsample
 from feclip.model.memory_bank import Coreset, MemoryBank, greedy_coreset
 from feclip.model.output import FeClipOutput
 from feclip.model.precision import autocast
-from feclip.model.prompting import Tokenizer, build_prompts, text_embeddings
+from feclip.model.prompting import Prompts, Tokenizer, build_prompts, text_embeddings
 from feclip.model.torch_model import FeClipModel, Padding
 from feclip.model.trunk import resolve_tap_blocks
 from feclip.model.weights import tensor_digest
@@ -34,6 +34,7 @@ __all__ = [
     "MapStatistics",
     "MemoryBank",
     "Padding",
+    "Prompts",
     "Tokenizer",
     "autocast",
     "build_prompts",

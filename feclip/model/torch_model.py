@@ -3,7 +3,8 @@
 Gong, Chu, Liu, Zhou, Yu, "FE-CLIP: Frequency Enhanced CLIP Model for Zero-Shot Anomaly Detection and
 Segmentation", ICCV 2025.
 
-Shapes: B images, S input side in pixels, L patch tokens on an H_t x W_t grid, D token width, E embedding width.
+Shapes: B images, S input side in pixels, L patch tokens on an H_t x W_t grid, D token width, E embedding width,
+G nouns.
 Blocks count from zero.
 
 Gradients: nothing trainable precedes the first tap, so its class score never sees an adapter, and the blocks up to it
@@ -11,8 +12,8 @@ build no graph. With the last block tapped, its adapters learn from the maps alo
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import nn
@@ -21,7 +22,8 @@ from torch.nn import functional
 from feclip.model.adapters import FFEAdapter, FrequencyTap, LFSAdapter, LfsStatistic
 from feclip.model.memory_bank import MemoryBank
 from feclip.model.output import FeClipOutput
-from feclip.model.prompting import Tokenizer, text_embeddings
+from feclip.model.prompt_learner import PromptLearner
+from feclip.model.prompting import Prompts, Tokenizer, text_embeddings
 from feclip.model.trunk import (
     check_trunk,
     embed_class,
@@ -49,17 +51,22 @@ class FeClipModel(nn.Module):
 
     Args:
         backbone: A frozen CLIP, of which the image tower is kept.
-        text_embeddings: Normalised embeddings ``(2, E)`` of the normal and the abnormal prompt.
+        text_embeddings: Normalised embeddings ``(G, 2, E)`` of the normal and the abnormal state, with the noun of
+            most images first, then with that of each group in ``noun_groups``.
         taps: Adapters by the zero-based block after which they act.
         temperature: tau of Eq. 1, > 0.
         padding: Who looks at tokens on padding: ``ignore`` everybody (masks are used for the maps only), ``masked``
             the trunk's attention but no adapter, ``attention`` nobody.
+        noun_groups: Groups of images with a noun of their own, G - 1 texts.
+        noun_column: Of a table of images, the column whose values the groups are.
 
     Attributes:
         visual: Frozen image tower, always in eval mode.
         taps: Adapters, in the order of ``tap_blocks``.
         patch_head: Learned projection of patch tokens, shared by all taps.
-        text_embeddings: ``(2, E)``: normal, abnormal.
+        text_embeddings: ``(G, 2, E)``: normal, abnormal.
+        noun_groups: As given.
+        noun_column: As given.
         tap_blocks: Zero-based blocks after which the adapters act.
         image_size: Side of the square input, in pixels.
         patch_size: Side of a patch, in pixels.
@@ -68,6 +75,8 @@ class FeClipModel(nn.Module):
         gradient_checkpointing: Whether the backward pass runs the blocks between taps again instead of keeping their
             activations: less memory, more time, the same gradients.
         memory_bank: Tokens of normal images whose distances join the scores; None for none.
+        prompt_learner: What makes the text embeddings where prompts are learned, None for none; ``text_embeddings`` are
+            what it made when the mode was set, and serve in eval mode.
 
     Raises:
         ValueError: If an argument is out of range or the image tower cannot be tapped.
@@ -85,30 +94,35 @@ class FeClipModel(nn.Module):
         *,
         temperature: float = TEMPERATURE,
         padding: Padding = "masked",
+        noun_groups: Sequence[str] = (),
+        noun_column: str = "category",
     ) -> None:
         super().__init__()
         _check_scoring(temperature=temperature, padding=padding)
+        assert text_embeddings.shape[:2] == (1 + len(noun_groups), 2)
         self.visual = backbone.clip.visual.eval().requires_grad_(False)
         check_trunk(self.visual, masks_attention=padding == "attention")
         num_blocks = len(self.visual.transformer.resblocks)
         self.tap_blocks = resolve_tap_blocks(num_blocks, num_taps=len(taps), tap_blocks=tuple(taps))
         self.taps = nn.ModuleList(taps.values())
-        self.patch_head = nn.Linear(self.visual.transformer.width, text_embeddings.shape[1])
+        self.patch_head = nn.Linear(self.visual.transformer.width, text_embeddings.shape[-1])
         self.temperature = temperature
         self.padding = padding
+        self.noun_groups, self.noun_column = tuple(noun_groups), noun_column
         self.image_size: int = self.visual.image_size[0]
         self.patch_size: int = self.visual.patch_size[0]
         self.token_grid: tuple[int, int] = self.visual.grid_size
         self.backbone_digest = backbone.digest
         self.gradient_checkpointing = False
         self.memory_bank: MemoryBank | None = None
+        self.prompt_learner: PromptLearner | None = None
         self._positions: dict[tuple[int, int], torch.Tensor] = {}
         self.register_buffer("text_embeddings", text_embeddings.float(), persistent=False)
         for name, channels in (("pixel_mean", backbone.pixel_mean), ("pixel_std", backbone.pixel_std)):
             self.register_buffer(name, torch.tensor(channels).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # noqa: PLR0913 - the fields of ModelConfig
         cls,
         backbone: str = "ViT-L-14-336",
         *,
@@ -125,6 +139,10 @@ class FeClipModel(nn.Module):
         fusion_weight: float = FUSION_WEIGHT,
         temperature: float = TEMPERATURE,
         noun: str = "object",
+        nouns: Mapping[str, str] | None = None,
+        noun_column: str = "category",
+        prompts: Prompts = "paper",
+        learned_vectors: int = 0,
         padding: Padding = "masked",
         use_ffe: bool = True,
         use_lfs: bool = True,
@@ -147,6 +165,10 @@ class FeClipModel(nn.Module):
             fusion_weight: lambda of Eq. 2, within 0..1.
             temperature: tau of Eq. 1, > 0.
             noun: What the images show, for the prompts.
+            nouns: What the images of a group show instead, by group.
+            noun_column: As for the class.
+            prompts: ``paper`` or ``winclip``.
+            learned_vectors: Vectors that are learned in the place of words, for each state; 0 for words.
             padding: ``ignore``, ``masked`` or ``attention``.
             use_ffe: Whether the FFE adapter exists.
             use_lfs: Whether the LFS adapter exists.
@@ -179,13 +201,29 @@ class FeClipModel(nn.Module):
             )
             for block in blocks
         }
-        embeddings = text_embeddings(loaded.clip, tokenizer or open_clip.get_tokenizer(backbone), noun)
-        return cls(loaded, embeddings, taps, temperature=temperature, padding=padding)
+        own = dict(nouns or {})
+        tokenizer = tokenizer or open_clip.get_tokenizer(backbone)
+        model = cls(
+            loaded,
+            text_embeddings(loaded.clip, tokenizer, [noun, *own.values()], prompts=prompts),
+            taps,
+            temperature=temperature,
+            padding=padding,
+            noun_groups=tuple(own),
+            noun_column=noun_column,
+        )
+        if learned_vectors:
+            model.prompt_learner = PromptLearner(loaded.clip, tokenizer, noun, num_vectors=learned_vectors)
+        return model.train(model.training)
 
     def train(self, mode: bool = True) -> "FeClipModel":  # noqa: FBT001, FBT002 - torch's signature
-        """Set the mode of the adapters; the image tower stays in eval mode."""
+        """Set the mode of the adapters; the towers stay in eval mode, and learned prompts are embedded for scoring."""
         super().train(mode)
         self.visual.eval()
+        if self.prompt_learner is not None:
+            self.prompt_learner.eval()
+            with torch.no_grad():
+                self.text_embeddings = self.prompt_learner()
         return self
 
     def normalize(self, images: torch.Tensor, valid_pixels: torch.Tensor | None = None) -> torch.Tensor:
@@ -219,6 +257,7 @@ class FeClipModel(nn.Module):
         valid_tokens: torch.Tensor | None = None,
         *,
         groups: torch.Tensor | None = None,
+        nouns: torch.Tensor | None = None,
     ) -> FeClipOutput:
         """Score images.
 
@@ -228,6 +267,7 @@ class FeClipModel(nn.Module):
             images: Normalised images ``(B, 3, S, S)``, or ``(B, 3, H, W)`` of whole patches.
             valid_tokens: Bool ``(B, H_t, W_t)``, true where any pixel of the token is image; none means all.
             groups: Zero-based group of each image in the memory bank, int64 ``(B,)``, where the bank has groups.
+            nouns: Zero-based noun of each image, as `noun_index` finds it, int64 ``(B,)``; none means 0 for all.
 
         Returns:
             Logits per tap and the scores derived from them.
@@ -235,8 +275,20 @@ class FeClipModel(nn.Module):
         Raises:
             ValueError: If a shape or type differs from the above.
         """
-        tokens = self.prefix(images, valid_tokens)
-        return self.forward_from_prefix(tokens, valid_tokens, groups=groups, token_grid=self._grid_of(images))
+        tokens, token_grid = self.prefix(images, valid_tokens), self._grid_of(images)
+        return self.forward_from_prefix(tokens, valid_tokens, groups=groups, nouns=nouns, token_grid=token_grid)
+
+    def noun_index(self, groups: Iterable[str | None]) -> torch.Tensor:
+        """Return which noun the prompts of images name.
+
+        Args:
+            groups: What ``noun_column`` says of each of B images; None where it says nothing.
+
+        Returns:
+            Zero-based nouns, int64 ``(B,)``, on the CPU; 0 for groups without a noun of their own.
+        """
+        index = {group: number for number, group in enumerate(self.noun_groups, start=1)}
+        return torch.tensor([0 if group is None else index.get(group, 0) for group in groups], dtype=torch.int64)
 
     @torch.no_grad()
     def prefix(self, images: torch.Tensor, valid_tokens: torch.Tensor | None = None) -> torch.Tensor:
@@ -275,6 +327,7 @@ class FeClipModel(nn.Module):
         valid_tokens: torch.Tensor | None = None,
         *,
         groups: torch.Tensor | None = None,
+        nouns: torch.Tensor | None = None,
         token_grid: tuple[int, int] | None = None,
     ) -> FeClipOutput:
         """Score images whose ``prefix`` is at hand.
@@ -283,6 +336,7 @@ class FeClipModel(nn.Module):
             tokens: Tokens ``(B, 1 + L, D)`` from ``prefix``.
             valid_tokens: The same as given to ``prefix``.
             groups: As for ``forward``.
+            nouns: As for ``forward``.
             token_grid: ``(H_t, W_t)`` of the images; none means that of ``valid_tokens``, or of the square input.
 
         Returns:
@@ -297,13 +351,13 @@ class FeClipModel(nn.Module):
         for index, (class_token, grid, flat_seen) in enumerate(self._tapped(tokens, valid_tokens, token_grid)):
             patches = grid.flatten(1, 2)
             class_embeddings.append(embed_class(self.visual, class_token, patches, valid_tokens=flat_seen))
-            token_logits.append(self._compare_with_text(grid, self.patch_head))
+            token_logits.append(self._compare_with_text(grid, nouns, head=self.patch_head))
             if self.memory_bank is not None:
                 distances.append(self.memory_bank.distances(index, patches, groups).view(grid.shape[:3]))
         embeddings = torch.stack(class_embeddings, dim=1)
         return FeClipOutput(
             class_embeddings=embeddings,
-            class_logits=self._compare_with_text(embeddings),
+            class_logits=self._compare_with_text(embeddings, nouns),
             token_logits=torch.stack(token_logits, dim=1),
             valid_tokens=valid_tokens,
             image_size=(token_grid[0] * self.patch_size, token_grid[1] * self.patch_size),
@@ -371,13 +425,20 @@ class FeClipModel(nn.Module):
             if block != self.tap_blocks[-1]:
                 tokens = torch.cat([tokens[:, :1], grid.flatten(1, 2)], dim=1)
 
-    def _compare_with_text(self, features: torch.Tensor, head: nn.Linear | None = None) -> torch.Tensor:
+    def _compare_with_text(
+        self, features: torch.Tensor, nouns: torch.Tensor | None, *, head: nn.Linear | None = None
+    ) -> torch.Tensor:
         """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""
         with torch.autocast(features.device.type, enabled=False):
-            embeddings = features.float() if head is None else head(features.float())
-            normal, abnormal = self.text_embeddings
-            margins = functional.normalize(embeddings, dim=-1) @ (abnormal - normal)
-            return cast("torch.Tensor", margins / self.temperature)
+            units = functional.normalize(features.float() if head is None else head(features.float()), dim=-1)
+            learned = self.prompt_learner if self.training else None
+            normal, abnormal = (self.text_embeddings if learned is None else learned()).unbind(1)
+            directions = abnormal - normal  # (G, E)
+            if nouns is None or len(directions) == 1:
+                margins = units @ directions[0]
+            else:
+                margins = torch.einsum("b...e,be->b...", units, directions[nouns])
+            return margins / self.temperature
 
     def _find_masked_keys(self, valid_tokens: torch.Tensor | None) -> torch.Tensor | None:
         """Return which keys attention must not see, ``(B, 1 + L)``; the class token is always seen."""
@@ -386,11 +447,11 @@ class FeClipModel(nn.Module):
         return functional.pad(~valid_tokens.flatten(1), (1, 0), value=False)
 
     def trainable_state_dict(self) -> dict[str, torch.Tensor]:
-        """Return what training changes, adapters and patch head, by name; the tensors are the model's own."""
+        """Return what training changes by name: adapters, patch head, learned prompts; tensors are the model's own."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def load_trainable_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Load adapters and patch head.
+        """Load adapters, patch head and learned prompts.
 
         Args:
             state: As from ``trainable_state_dict``.
@@ -402,6 +463,7 @@ class FeClipModel(nn.Module):
         check_tensors(own, state, source="Adapter state")
         for name, value in own.items():
             value.copy_(state[name])
+        self.train(self.training)  # which embeds learned prompts
 
 
 def _check_scoring(*, temperature: float, padding: str) -> None:

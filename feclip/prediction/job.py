@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from feclip.prediction.prediction import FailedPrediction, Prediction
 from feclip.prediction.predictor import NamedImage, Predictor
 
 __all__ = ["predict"]
+
+logger = logging.getLogger(__name__)
 
 SCORES = ("image_score", "image_logit", "map_max", "map_topk_mean")
 
@@ -35,22 +38,26 @@ def predict(config: PredictConfig) -> None:
     ) as predictor:
         rows = _Rows(config.format, statistics=tuple(map(str, predictor.decides_on)))
         num_images = num_failed = 0
-        for row in _rows(predictor, inputs):
+        groups = set[str | None]()
+        for row in _rows(predictor, inputs, groups=groups):
             num_images += 1
             num_failed += row["error"] is not None
             rows.write(row)
+    if predictor.bundle.model.nouns is not None:
+        logger.info(predictor.bundle.model.tell_nouns(groups))
     if num_failed:
         msg = f"{num_failed} of {num_images} images could not be predicted; each is named above."
         raise RunError(msg)
 
 
-def _rows(predictor: Predictor, inputs: Inputs) -> Iterator[dict[str, Any]]:
-    """Yield what is known of each image after its overlay is written."""
+def _rows(predictor: Predictor, inputs: Inputs, *, groups: set[str | None]) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each image after its overlay is written, and note the groups of all images."""
     waiting = deque[PlacedImage]()
 
     def named() -> Iterator[NamedImage]:
         for placed in inputs:
             waiting.append(placed)
+            groups.add(placed.image.columns.get(predictor.bundle.model.noun_column))
             yield placed.image
 
     for found in predictor.predict_all(named()):

@@ -28,7 +28,7 @@ class NamedImage(NamedTuple):
 
     uri: str
     columns: Mapping[str, str | None]
-    """Further columns of its row, among them that of the groups that have thresholds of their own."""
+    """Further columns of its row, among them those of the groups that have thresholds or nouns of their own."""
     size: int | None = None
     """Bytes, by a listing."""
 
@@ -121,7 +121,8 @@ class Predictor:
         """Score one image.
 
         Args:
-            image: Local path or ``s3://`` URI. Its ``key=value`` folders tell its group, where groups have thresholds.
+            image: Local path or ``s3://`` URI. Its ``key=value`` folders tell its group, where groups have thresholds
+                or nouns of their own.
 
         Raises:
             DataError: If it cannot be read or decoded, or there is no threshold for its group.
@@ -169,7 +170,11 @@ class Predictor:
         size = self._scorer.image_size
         pixels = np.stack([image.pixels for image in prepared]) if prepared else np.zeros((0, size, size, 3), np.uint8)
         valid = np.stack([image.valid_pixels() for image in prepared]) if prepared else np.zeros(pixels.shape[:3], bool)
-        scores = self._scorer.score(pixels, valid, [self._group(batch[index]) for index in scored])
+        groups, nouns = (
+            None if column is None else [batch[index].columns.get(column) for index in scored]
+            for column in (self._scorer.group_column, self._scorer.noun_column)
+        )
+        scores = self._scorer.score(pixels, valid, groups, nouns=nouns)
         rows = zip(scores.rows(), scores.token_map, strict=True)
         for image, found, failure in zip(batch, fetched, errors, strict=True):
             if failure is not None:
@@ -182,13 +187,9 @@ class Predictor:
                 told = DataError(f"Cannot decide on {one_line(image.uri)}: {error}")
                 yield FailedPrediction(uri=image.uri, error=told)
 
-    def _group(self, image: NamedImage) -> str | None:
-        """Return what tells an image's part of the memory bank; None where it has no parts."""
-        column = self._scorer.group_column
-        return None if column is None else image.columns.get(column)
-
     def _group_error(self, image: NamedImage) -> DataError | None:
-        reason = self._scorer.group_error(self._group(image))
+        column = self._scorer.group_column
+        reason = None if column is None else self._scorer.group_error(image.columns.get(column))
         return None if reason is None else DataError(f"Cannot score {one_line(image.uri)}: {reason}")
 
     def _fetch(self, image: NamedImage) -> FetchedImage:

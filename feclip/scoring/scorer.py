@@ -78,6 +78,7 @@ class Scorer:
     Attributes:
         start_up: How the model was made ready.
         group_column: Column of a listing by which the memory bank is divided; None where all images share one, or none.
+        noun_column: Column of a listing by which images have nouns of their own; None where all share one.
         stopwatch: Seconds of what was scored: ``model``, start-up and waiting for a turn left out.
 
     Raises:
@@ -124,6 +125,9 @@ class Scorer:
         self.group_column = None if bank is None else bank.group_column
         self._groups = None if self.group_column is None or bank is None else {n: i for i, n in enumerate(bank.groups)}
         model = bundle.build(pretrained=pretrained).to(self.device).eval()
+        model.prompt_learner = None  # what it learned stands in the text embeddings
+        self.noun_column = model.noun_column if model.noun_groups else None
+        self._noun_index = model.noun_index
         self.token_grid = model.token_grid
         self.image_size = model.image_size
         self._lock = threading.Lock()
@@ -169,6 +173,8 @@ class Scorer:
         pixels: npt.NDArray[np.uint8],
         valid_pixels: npt.NDArray[np.bool_],
         groups: Sequence[str | None] | None = None,
+        *,
+        nouns: Sequence[str | None] | None = None,
     ) -> Scores:
         """Score prepared images.
 
@@ -176,6 +182,8 @@ class Scorer:
             pixels: RGB, shape ``(N, S, S, 3)``; N may be 0, or more than a batch.
             valid_pixels: Shape ``(N, S, S)``, false on padding, somewhere true in each image.
             groups: The N images' values of `group_column`, where the bundle's memory bank has groups.
+            nouns: The N images' values of `noun_column`; None where the images have no such column, and all are called
+                what others are called.
 
         Returns:
             Scores, in the order of the images.
@@ -191,11 +199,14 @@ class Scorer:
             nothing = np.zeros(0, np.float32)
             maps = np.zeros((0, *self.token_grid), np.float16)
             return Scores(image_logit=nothing, map_max=nothing, map_topk_mean=nothing, token_map=maps)
-        indices = self._group_indices(groups, num_images=len(pixels))
+        indices = {
+            "groups": self._group_indices(groups, num_images=len(pixels)),
+            "nouns": self._noun_index([None] * len(pixels) if nouns is None else nouns).numpy(),
+        }
 
         def work() -> tuple[Scores, bool]:
             with self.stopwatch.time("model"):
-                return self._scored(pixels, valid_pixels, indices, size=self.batch_size, fills=self.start_up.compiled)
+                return self._scored(pixels, valid_pixels, **indices, size=self.batch_size, fills=self.start_up.compiled)
 
         try:
             scores, are_maps_finite = self._in_turn(work)
@@ -237,15 +248,16 @@ class Scorer:
         self,
         pixels: npt.NDArray[np.uint8],
         valid_pixels: npt.NDArray[np.bool_],
-        groups: npt.NDArray[np.int64],
         *,
+        groups: npt.NDArray[np.int64],
+        nouns: npt.NDArray[np.int64],
         size: int,
         fills: bool = False,
     ) -> tuple[Scores, bool]:
         """Queue all batches, wait for the device once, and bring the scores back; and whether the maps are finite."""
         num_valid = valid_pixels.reshape(len(pixels), -1).sum(axis=1).tolist()
         counts = np.array([num_top_pixels(number, topk_fraction=self._topk_fraction) for number in num_valid])
-        arrays = [pixels, valid_pixels, groups, counts]
+        arrays = [pixels, valid_pixels, groups, nouns, counts]
         found: list[BatchScores] = []
         order = np.arange(len(pixels))
         if self._is_rectangular:
@@ -336,8 +348,8 @@ class Scorer:
 
     def _try(self, size: int) -> None:
         """Score black images, and wait for the device."""
-        shape = (size, self.image_size, self.image_size)
-        self._scored(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), np.zeros(size, np.int64), size=size)
+        shape, index = (size, self.image_size, self.image_size), np.zeros(size, np.int64)
+        self._scored(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), groups=index, nouns=index, size=size)
 
     def _in_turn(self, work: Callable[[], _T]) -> _T:
         """Do work that uses the device: one call at a time, without graph, on a GPU in its thread."""

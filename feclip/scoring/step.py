@@ -26,7 +26,13 @@ class ForwardPass(nn.Module):
         self.model = model
 
     def forward(
-        self, pixels: torch.Tensor, valid_pixels: torch.Tensor, groups: torch.Tensor, *, box: TokenBox | None = None
+        self,
+        pixels: torch.Tensor,
+        valid_pixels: torch.Tensor,
+        *,
+        groups: torch.Tensor,
+        nouns: torch.Tensor,
+        box: TokenBox | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Score a batch.
 
@@ -34,6 +40,7 @@ class ForwardPass(nn.Module):
             pixels: RGB ``(B, S, S, 3)``, uint8, on the model's device.
             valid_pixels: Bool ``(B, S, S)``, beside them.
             groups: Zero-based group of each image in the memory bank, int64 ``(B,)``; without effect where it has none.
+            nouns: Zero-based noun of each image, int64 ``(B,)``; without effect where all images share one.
             box: The rectangle that the model reads, which holds all valid tokens; None for the square.
 
         Returns:
@@ -47,7 +54,7 @@ class ForwardPass(nn.Module):
             pixels, valid_pixels = pixels[:, rows, columns], valid_pixels[:, rows, columns]
             seen = tokens[(slice(None), *box.tokens())]
         images = self.model.normalize(pixels.permute(0, 3, 1, 2).contiguous(), valid_pixels)
-        output = self.model(images, seen, groups=groups)
+        output = self.model(images, seen, groups=groups, nouns=nouns)
         token_maps = output.token_map.half()  # what is stored; the statistics start from it
         if box is not None:
             read, token_maps = token_maps, token_maps.new_full(tokens.shape, torch.nan)
@@ -85,15 +92,16 @@ def score_batch(
 
     Args:
         forward: The forward pass.
-        batch: Pixels, valid pixels and groups as it takes them, and the number of highest pixels of each image, int64
-            ``(B,)``.
+        batch: Pixels, valid pixels, groups and nouns as it takes them, and the number of highest pixels of each image,
+            int64 ``(B,)``.
         topk_fraction: As for the `Scorer`.
         smoothing_sigma: As for the `Scorer`.
         box: As the forward pass takes it.
     """
-    pixels, valid_pixels, groups, counts = batch
+    pixels, valid_pixels, groups, nouns, counts = batch
     # The next replay of a CUDA graph writes where this one did.
-    found = forward(pixels, valid_pixels, groups) if box is None else forward(pixels, valid_pixels, groups, box=box)
+    rectangle = {} if box is None else {"box": box}
+    found = forward(pixels, valid_pixels, groups=groups, nouns=nouns, **rectangle)
     image_logit, token_map, is_finite = (tensor.clone() for tensor in found)
     with torch.autocast(pixels.device.type, enabled=False):
         statistics = counted_statistics(

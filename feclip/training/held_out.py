@@ -40,7 +40,7 @@ def held_out_metrics(source: PrefixSource) -> dict[str, float]:
     model.eval()
     for batch in itertools.chain.from_iterable(source.batches(batches)):
         with torch.no_grad(), autocast(source.precision, device=device):
-            output = model.forward_from_prefix(batch.tokens, batch.valid_tokens)
+            output = model.forward_from_prefix(batch.tokens, batch.valid_tokens, nouns=batch.nouns)
         upsampled = upsample(fill_padding(output.token_map, batch.valid_tokens), size=output.image_size)
         counted = batch.valid_pixels & batch.has_mask[:, None, None]
         pixels, masks = upsampled.masked_fill(~counted, torch.nan).float().cpu(), batch.gt_masks.cpu()

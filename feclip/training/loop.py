@@ -159,8 +159,8 @@ class _FromPrefix(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, parts: list[tuple[torch.Tensor, torch.Tensor | None]]) -> list[FeClipOutput]:
-        return [self.model.forward_from_prefix(tokens, valid_tokens) for tokens, valid_tokens in parts]
+    def forward(self, parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]]) -> list[FeClipOutput]:
+        return [self.model.forward_from_prefix(tokens, valid, nouns=nouns) for tokens, valid, nouns in parts]
 
 
 def replicated(model: FeClipModel, *, device: torch.device) -> nn.Module:
@@ -207,7 +207,7 @@ def _step(
     The sums are reduced before the backward pass, so that every rank sees a loss that is not finite and none steps.
     """
     with autocast(optim.precision, device=device):
-        outputs = step_model([(part.tokens, part.valid_tokens) for part in batch])
+        outputs = step_model([(part.tokens, part.valid_tokens, part.nouns) for part in batch])
     local = float(counted) * batch_sums(outputs, batch, loss=loss)
     sums = summed(local.detach().double())
     if bool(sums.isfinite().all()):  # the one point of a step that waits for the device

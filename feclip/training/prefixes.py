@@ -15,6 +15,7 @@ from feclip.data import (
     Sample,
     by_rectangle,
     collate,
+    group_values,
     prefetched,
     prefetched_batches,
     valid_tokens,
@@ -44,6 +45,8 @@ class PrefixBatch:
     """Shape ``(B, H, W)``, bool."""
     has_mask: torch.Tensor
     """Shape ``(B,)``, bool."""
+    nouns: torch.Tensor
+    """Zero-based noun of each image, ``(B,)``, int64; see `feclip.model.FeClipModel.noun_index`."""
     index: torch.Tensor
     """Rows of the table, shape ``(B,)``, int64, zero-based."""
 
@@ -58,6 +61,9 @@ class PrefixSource:
         device: Where the model computes.
         num_threads: Threads that read and decode.
         store: Where images are kept after they were seen; None keeps none.
+
+    Raises:
+        DataError: If groups have nouns of their own, and the images no column that tells their group.
     """
 
     def __init__(
@@ -76,6 +82,8 @@ class PrefixSource:
         self.device = device
         self._num_threads = num_threads
         self._store = store
+        grouped = group_values(images.table, model.noun_column) if model.noun_groups else [None] * len(images)
+        self._nouns = model.noun_index(grouped)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -122,7 +130,7 @@ class PrefixSource:
         seen = valid_tokens(batch.valid_pixels, patch_size=self.model.patch_size)
         with autocast(self.precision, device=self.device):
             tokens = self.model.prefix(self.model.normalize(batch.images, batch.valid_pixels), seen)
-        return _without_pixels(batch, tokens=tokens, patch_size=self.model.patch_size)
+        return self._without_pixels(batch, tokens=tokens)
 
     def _keep(self, samples: list[Sample], *, store: PrefixStore) -> "dict[int, _Found]":
         """Bring what is not kept yet to the first tap, all in one batch, and keep it."""
@@ -150,13 +158,23 @@ class PrefixSource:
         )
         tokens = {row: each.tokens for row, each in found}
         return [
-            _without_pixels(
-                part.to(self.device),
-                tokens=torch.stack([tokens[row] for row in part.index.tolist()]).to(self.device),
-                patch_size=self.model.patch_size,
+            self._without_pixels(
+                part.to(self.device), tokens=torch.stack([tokens[row] for row in part.index.tolist()]).to(self.device)
             )
             for part in self._divided(batch)
         ]
+
+    def _without_pixels(self, batch: Batch, *, tokens: torch.Tensor) -> PrefixBatch:
+        return PrefixBatch(
+            tokens=tokens,
+            valid_tokens=valid_tokens(batch.valid_pixels, patch_size=self.model.patch_size),
+            valid_pixels=batch.valid_pixels,
+            labels=batch.labels,
+            gt_masks=batch.gt_masks,
+            has_mask=batch.has_mask,
+            nouns=self._nouns[batch.index.cpu()].to(self.device),
+            index=batch.index,
+        )
 
 
 class _Found(NamedTuple):
@@ -176,18 +194,6 @@ def _part(batch: Batch, chosen: torch.Tensor, *, window: tuple[slice, slice]) ->
         gt_masks=batch.gt_masks[chosen][:, rows, columns],
         has_mask=batch.has_mask[chosen],
         index=batch.index[chosen],
-    )
-
-
-def _without_pixels(batch: Batch, *, tokens: torch.Tensor, patch_size: int) -> PrefixBatch:
-    return PrefixBatch(
-        tokens=tokens,
-        valid_tokens=valid_tokens(batch.valid_pixels, patch_size=patch_size),
-        valid_pixels=batch.valid_pixels,
-        labels=batch.labels,
-        gt_masks=batch.gt_masks,
-        has_mask=batch.has_mask,
-        index=batch.index,
     )
 
 

@@ -1,6 +1,7 @@
 """The demonstration backbone: fits open_clip, knows its words, and tells damage from none by its prompts alone."""
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_weights_are_small_fit_strictly_and_are_those_of_the_model_card() ->
 def test_words_survive_the_tokenizer_and_the_end_has_the_highest_id() -> None:
     words = tokenizer()
     for noun in NOUNS:
-        for prompt in build_prompts(noun):
+        for prompt in itertools.chain.from_iterable(build_prompts(noun)):
             ids = words([prompt, "object"])
             assert ids.shape == (2, words.context_length)
             assert ids.dtype == torch.long
@@ -94,7 +95,7 @@ def test_every_family_and_nothing_twice_can_be_named() -> None:
 
 def test_unknown_nouns_are_refused_by_name(clip: open_clip.CLIP) -> None:
     with pytest.raises(ValueError, match=r"'unicorn'.*nouns are object, weave.*zipper"):
-        text_embeddings(clip, tokenizer(), "shiny unicorn")
+        text_embeddings(clip, tokenizer(), ["shiny unicorn"])
 
 
 def test_long_texts_are_cut_before_the_end() -> None:
@@ -105,7 +106,7 @@ def test_long_texts_are_cut_before_the_end() -> None:
 
 @pytest.mark.parametrize("noun", ["object", "weave", "tile", "PCB"])
 def test_the_two_prompts_lie_apart_whatever_the_noun(clip: open_clip.CLIP, noun: str) -> None:
-    normal, damaged = text_embeddings(clip, tokenizer(), noun)
+    ((normal, damaged),) = text_embeddings(clip, tokenizer(), [noun])
     assert float(normal @ damaged) < 0.95
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from feclip.__main__ import main
 from feclip.bundle import read_bundle
+from feclip.config import Nouns
 from feclip.export import INPUT_NAMES, OUTPUT_NAMES, job
 from feclip.export import onnx_file as onnx_format
 from feclip.export.recipe import recipe_of
@@ -218,6 +219,19 @@ def test_a_memory_bank_by_group_is_refused(
     assert main(argv) == 1
     assert "has a memory bank by line, of which an exported file is not told; export a" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_with_nouns_of_groups_is_exported_for_one(
+    make_bundle: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, output = make_bundle(nouns=Nouns(("a=wood", "b=tile"))), tmp_path / "model.pt2"
+    argv = ["export", "--bundle", bundle, "--output", str(output), "--format", "torch", "--num_check_images", "3"]
+    assert main(argv) == 2
+    assert "calls images by their category: give group, one of a, b; images of any other" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert main([*argv, "--group", "b"]) == 0
+    _, recipe = open_torch(output.read_bytes())
+    assert json.loads(recipe)["prompts"] == ["A photo of a normal tile", "A photo of a damaged tile"]
 
 
 def test_weights_that_one_file_cannot_hold_are_refused(

@@ -12,9 +12,10 @@ from anomalib.metrics import AUROC
 from anomalib.post_processing import PostProcessor
 from PIL import Image
 
-from feclip.bundle import Bundle, read_bundle, write_banked, write_calibrated
+from feclip.building import build_model
+from feclip.bundle import Bundle, read_bundle, write_banked, write_bundle, write_calibrated
 from feclip.calibration import CalibrationOptions, StatisticOptions, calibrate
-from feclip.config import OptimConfig
+from feclip.config import FinetuneConfig, ModelConfig, Nouns, OptimConfig
 from feclip.data import decode_image
 from feclip.errors import ConfigError, DataError, RunError
 from feclip.integrations.anomalib import FeClip, FeClipEvaluator
@@ -267,3 +268,25 @@ def test_normal_images_of_a_group_join_the_scores_and_such_a_bundle_is_not_train
         FeClip(place, group="a", optim=OptimConfig(epochs=1))
     with pytest.raises(RunError, match="copy the bundle"):
         FeClip(place, group="a").save_bundle(tmp_path / "other")
+
+
+def test_of_a_bundle_with_nouns_of_groups_one_group_is_used(field_images: Path, tmp_path: Path) -> None:
+    named = ModelConfig(backbone="feclip-demo", num_taps=2, nouns=Nouns(("a=wood",)), noun_column="line")
+    place = str(tmp_path / "named")
+    run = FinetuneConfig(output=place, model=named, optim=OptimConfig(epochs=0))
+    images = pa.table({"uri": ["/x.png"], "role": ["trained"], "sha256": ["1" * 64]})
+    write_bundle(place, model=build_model(named, seed=3), config=run, images=images, metrics=[])
+    scores = {}
+    for group in ("a", "b"):
+        path = tmp_path / f"line={group}" / "00.jpg"
+        path.parent.mkdir()
+        path.symlink_to(min(field_images.iterdir()))
+        (own,) = own_predictions(place, [str(path)])
+        (batch,) = engine(tmp_path).predict(FeClip(place, group=group, precision="float32"), data_path=path)
+        scores[group] = batch.pred_score.item()
+        assert scores[group] == pytest.approx(own.image_logit, abs=1e-5)
+    assert abs(scores["a"] - scores["b"]) > 1e-3
+    with pytest.raises(ConfigError, match="calls images by their line: give group, one of a; images of any other"):
+        FeClip(place)
+    with pytest.raises(ConfigError, match=r"anomalib trains on images of one: give model\.noun"):
+        FeClip(model=named)

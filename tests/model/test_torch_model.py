@@ -59,7 +59,7 @@ def test_the_loop_equals_hooks(
     output = model(images)
     embedding, enhanced = forward_with_hooks(model, images)
     torch.testing.assert_close(output.class_embeddings[:, -1], embedding, rtol=0, atol=1e-5)
-    normal, abnormal = model.text_embeddings
+    normal, abnormal = model.text_embeddings[0]
     for index, grid in enumerate(enhanced):
         projected = model.patch_head(grid)
         cosine = torch.nn.functional.cosine_similarity
@@ -78,7 +78,7 @@ def test_the_class_logit_is_the_papers_probability(build_model: Build, images: t
     model = build_model(temperature=0.5)
     output = model(images)
     embeddings = torch.nn.functional.normalize(output.class_embeddings, dim=-1)
-    probabilities = (embeddings @ model.text_embeddings.T / 0.5).softmax(dim=-1)[..., 1]
+    probabilities = (embeddings @ model.text_embeddings[0].T / 0.5).softmax(dim=-1)[..., 1]
     torch.testing.assert_close(output.class_logits.sigmoid(), probabilities)
     torch.testing.assert_close(output.image_score, probabilities.mean(dim=1))
 

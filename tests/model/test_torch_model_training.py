@@ -158,7 +158,7 @@ def test_parameter_counts_of_the_default_backbone() -> None:
             block: FrequencyTap(FFEAdapter(1024, 3), LFSAdapter(1024, 3), fusion_weight=0.1)
             for block in (5, 11, 17, 23)
         }
-        model = FeClipModel(Backbone(clip=clip, digest=""), torch.zeros(2, 768), taps)
+        model = FeClipModel(Backbone(clip=clip, digest=""), torch.zeros(1, 2, 768), taps)
     adapters = sum(parameter.numel() for parameter in model.taps.parameters())
     head = sum(parameter.numel() for parameter in model.patch_head.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

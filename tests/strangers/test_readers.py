@@ -145,8 +145,8 @@ def record_of_a_bundle() -> dict[str, Any]:
     training = plain(FINETUNE)
     return sealed(
         {
-            "schema": 4, "feclip_version": "0.1.0", "backbone_digest": "a" * 64, "model": training.pop("model"),
-            "tap_blocks": [5, 11], "prompts": ["A normal object", "A damaged object"],
+            "schema": 5, "feclip_version": "0.1.0", "backbone_digest": "a" * 64, "model": training.pop("model"),
+            "tap_blocks": [5, 11], "prompts": ["A photo of a normal object", "A photo of a damaged object"],
             "input": {name: training["data"][name] for name in INPUT_FIELDS},
             "training": training, "files": dict.fromkeys(FILES, "b" * 64), "model_id": "c" * 64,
         }

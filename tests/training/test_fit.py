@@ -155,7 +155,7 @@ def rank_main(rank: int, world_size: int, port: int, root: str, folder: str) -> 
     model = build_model(MODEL, seed=7)
     step_model = replicated(model, device=CPU)
     tokens = model.prefix(torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE))
-    step_model([(tokens, None)])[0].token_logits.sum().backward()
+    step_model([(tokens, None, None)])[0].token_logits.sum().backward()
     buckets = step_model._get_ddp_logging_data()["bucket_sizes"]  # noqa: SLF001 - torch's own way to tell
     if rank == 0:
         metrics: dict[str, object] = {name: last.metrics for name, last in fits.items()}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["put_into", "take_from"]
 
-_FROZEN = "model.feclip.visual."
+_FROZEN = ("model.feclip.visual.", "model.feclip.prompt_learner.transformer.", "model.feclip.prompt_learner.ln_final.")
 _KEY = "feclip"
 
 

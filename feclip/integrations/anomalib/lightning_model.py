@@ -34,6 +34,7 @@ from feclip.integrations.anomalib.settings import (
     bank_group,
     config_of,
     input_options,
+    model_config,
     optim_config,
     read_given,
     with_root,
@@ -61,7 +62,7 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
             matter.
         seed: Seed of the adapters.
         precision: Number format of the trunk: ``auto``, ``float32`` or ``bfloat16``; None for ``optim.precision``.
-        group: Whose thresholds and normal images, where the bundle has some for each group.
+        group: Whose noun, thresholds and normal images, where the bundle has some for each group.
         pre_processor: anomalib's component; True for ours, as for the following ones.
         post_processor: anomalib's component, or False for none.
         evaluator: anomalib's component, or False for none.
@@ -96,8 +97,8 @@ class FeClip(AnomalibModule):  # type: ignore[misc] # anomalib is not typed
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        read = read_given(bundle, model=model, data=data)
-        self.model_config = config_of(ModelConfig, read.model if read else model).settled()
+        read = read_given(bundle, model=model, data=data, group=group)
+        self.model_config = model_config(read.model if read else model)
         self.data_config = config_of(DataConfig, read.input if read else data)
         self.loss_config = config_of(LossConfig, loss)
         self.optim_config = optim_config(optim, precision=precision, trains=read is None)

@@ -12,26 +12,26 @@ from feclip.config import DataConfig, JpegDecoding, ModelConfig, OptimConfig, Pr
 from feclip.data import InputOptions, absolute_uri, local_path
 from feclip.errors import ConfigError, DataError
 
-__all__ = ["bank_group", "config_of", "input_options", "optim_config", "read_given", "with_root"]
+__all__ = ["bank_group", "config_of", "input_options", "model_config", "optim_config", "read_given", "with_root"]
 
 logger = logging.getLogger(__name__)
 
 _Config = TypeVar("_Config")
 
 
-def read_given(bundle: str | PurePath | None, *, model: object, data: object) -> Bundle | None:
-    """Return the bundle, None where there is none.
+def read_given(bundle: str | PurePath | None, *, model: object, data: object, group: str | None) -> Bundle | None:
+    """Return the bundle for images of one group, None where there is none.
 
     Raises:
         BundleError: If there is no such bundle.
-        ConfigError: If there are also fields that the bundle says.
+        ConfigError: If there are also fields that the bundle says, or it has nouns of groups and no group is given.
     """
     if bundle is None:
         return None
     if model is not None or data is not None:
         msg = "A bundle says its model and how images become inputs: give the bundle, or model and data."
         raise ConfigError(msg)
-    return read_bundle(absolute_uri(str(bundle)))
+    return read_bundle(absolute_uri(str(bundle))).of_group(group, field="group")
 
 
 def config_of(kind: type[_Config], values: _Config | Mapping[str, Any] | None) -> _Config:
@@ -49,6 +49,19 @@ def config_of(kind: type[_Config], values: _Config | Mapping[str, Any] | None) -
     except ValueError as error:
         msg = f"{kind.__name__}: {error}"
         raise ConfigError(msg) from error
+
+
+def model_config(given: ModelConfig | Mapping[str, Any] | None) -> ModelConfig:
+    """Return what the model is.
+
+    Raises:
+        ConfigError: If groups of images are to have nouns of their own, or a value is not what its field takes.
+    """
+    config = config_of(ModelConfig, given)
+    if config.nouns is not None:
+        msg = "model.nouns names nouns of several groups, and anomalib trains on images of one: give model.noun."
+        raise ConfigError(msg)
+    return config.settled()
 
 
 def optim_config(given: OptimConfig | Mapping[str, Any] | None, *, precision: str | None, trains: bool) -> OptimConfig:
