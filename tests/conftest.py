@@ -12,6 +12,7 @@ from browser_page import browser_program
 from reliability import FAULTS, Seen, add
 from s3_server import NUM_BUCKETS, S3Server, serving
 from small_bundle import write_small_bundle
+from xdist.scheduler import LoadFileScheduling
 
 from feclip.demo import write_mvtec
 
@@ -22,7 +23,6 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 """Of every cluster of a run, and of this process, which reads both when ray is imported and never again. Where they
 differ, a cluster cannot ask its driver whether an actor is still wanted, and gives it up before it starts."""
 
-TESTS = Path(__file__).parent
 LONGEST = (  # files that start clusters of their own; a run by two processes ends sooner if these begin it
     "test_scoring_faults.py",
     "test_tune.py",
@@ -42,12 +42,21 @@ LONGEST = (  # files that start clusters of their own; a run by two processes en
 SHARED = dict.fromkeys(("test_score.py", "test_predict.py"), "scored")  # files that read what one job left
 
 
-@pytest.hookimpl(tryfirst=True)
+class _ByFile(LoadFileScheduling):
+    """Gives each file to one process, and together those that share a run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return SHARED.get(Path(path).name, path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:  # noqa: ANN401 - xdist's
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first, each whole in one process, for ``pytest -n 2 --dist loadgroup``."""
+    """Put the longest files first."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(SHARED.get(item.path.name, str(item.path.relative_to(TESTS)))))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -347,17 +347,18 @@ class FeClipModel(nn.Module):
         """
         if token_grid is None:
             token_grid = self.token_grid if valid_tokens is None else (valid_tokens.shape[-2], valid_tokens.shape[-1])
+        directions = self._directions(nouns)
         class_embeddings, token_logits, distances = [], [], []
         for index, (class_token, grid, flat_seen) in enumerate(self._tapped(tokens, valid_tokens, token_grid)):
             patches = grid.flatten(1, 2)
             class_embeddings.append(embed_class(self.visual, class_token, patches, valid_tokens=flat_seen))
-            token_logits.append(self._compare_with_text(grid, nouns, head=self.patch_head))
+            token_logits.append(self._compare_with_text(grid, directions, head=self.patch_head))
             if self.memory_bank is not None:
                 distances.append(self.memory_bank.distances(index, patches, groups).view(grid.shape[:3]))
         embeddings = torch.stack(class_embeddings, dim=1)
         return FeClipOutput(
             class_embeddings=embeddings,
-            class_logits=self._compare_with_text(embeddings, nouns),
+            class_logits=self._compare_with_text(embeddings, directions),
             token_logits=torch.stack(token_logits, dim=1),
             valid_tokens=valid_tokens,
             image_size=(token_grid[0] * self.patch_size, token_grid[1] * self.patch_size),
@@ -425,19 +426,21 @@ class FeClipModel(nn.Module):
             if block != self.tap_blocks[-1]:
                 tokens = torch.cat([tokens[:, :1], grid.flatten(1, 2)], dim=1)
 
+    def _directions(self, nouns: torch.Tensor | None) -> torch.Tensor:
+        """Return what the abnormal state has beyond the normal one, ``(E,)``, or where nouns differ ``(B, E)``."""
+        learned = self.prompt_learner if self.training else None
+        normal, abnormal = (self.text_embeddings if learned is None else learned()).unbind(1)
+        directions = abnormal - normal
+        return directions[0] if nouns is None or len(directions) == 1 else directions[nouns]
+
     def _compare_with_text(
-        self, features: torch.Tensor, nouns: torch.Tensor | None, *, head: nn.Linear | None = None
+        self, features: torch.Tensor, directions: torch.Tensor, *, head: nn.Linear | None = None
     ) -> torch.Tensor:
         """Return the logit of P(abnormal), ``(cos_abnormal - cos_normal) / temperature`` (Eq. 1), in float32."""
         with torch.autocast(features.device.type, enabled=False):
             units = functional.normalize(features.float() if head is None else head(features.float()), dim=-1)
-            learned = self.prompt_learner if self.training else None
-            normal, abnormal = (self.text_embeddings if learned is None else learned()).unbind(1)
-            directions = abnormal - normal  # (G, E)
-            if nouns is None or len(directions) == 1:
-                margins = units @ directions[0]
-            else:
-                margins = torch.einsum("b...e,be->b...", units, directions[nouns])
+            each = directions.ndim > 1
+            margins = torch.einsum("b...e,be->b...", units, directions) if each else units @ directions
             return margins / self.temperature
 
     def _find_masked_keys(self, valid_tokens: torch.Tensor | None) -> torch.Tensor | None:
