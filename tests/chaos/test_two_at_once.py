@@ -34,16 +34,21 @@ def flags(request: pytest.FixtureRequest, small_mvtec: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def _both_write_before_either_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each of two threads list the claims only when both have written theirs."""
+    """Let each of two threads list the claims when both have written theirs, and withdraw when both have read them."""
     meeting = threading.Barrier(2, timeout=120)
+    living_owner = holding._living_owner  # noqa: SLF001 - no other place is between reading and withdrawing
 
     def list_later(uri: str) -> Iterator[Any]:
         meeting.wait()
-        found = list(list_children(uri))
-        meeting.wait()  # and withdraw only when both have listed
-        return iter(found)
+        return list_children(uri)
+
+    def read_and_wait(uri: str) -> str | None:
+        owner = living_owner(uri)
+        meeting.wait()
+        return owner
 
     monkeypatch.setattr(holding, "list_children", list_later)
+    monkeypatch.setattr(holding, "_living_owner", read_and_wait)
 
 
 @pytest.mark.usefixtures("_both_write_before_either_looks")
