@@ -51,7 +51,7 @@ from feclip.cluster.monitoring import RunTags, SliceGauge, count_slice, show_sli
 from feclip.cluster.paths import absolute_path
 from feclip.cluster.session import require_actors, session, use_endpoint
 from feclip.cluster.slices import decide_slices, mapped
-from feclip.config import JpegDecoder, ScoreConfig, ScoringConfig
+from feclip.config import JpegDecoder, ModelConfig, ScoreConfig, ScoringConfig
 from feclip.data import (
     GpuDecoder,
     GuardedDecoder,
@@ -171,9 +171,7 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
         logger.info("%d slices hold images with errors; they are scored once more.", len(again))
         missing = sorted([*missing, *again])
     forget_decisions(run, missing)
-    if missing and bundle.model.nouns is not None:
-        found = mapped(listed_values, run, missing, task="Reading groups", column=bundle.model.noun_column)
-        logger.info(bundle.model.tell_nouns(set[str | None]().union(*found)))
+    _tell_nouns(run, missing, model=bundle.model)
     calibration = bundle.calibration
     actors: list[dict[str, Any]] = []
     open_slices: list[str] = []
@@ -207,6 +205,16 @@ def _work(run: Run, *, bundle: Bundle, config: ScoreConfig, override: InputOverr
     tally = _checked(run, calibration_id=None if calibration is None else calibration.calibration_id)
     scored_now = sum(len(run.rows_of(index)) for index in missing)
     return write_summary(run, tally, calibration=calibration, seconds=seconds, scored_now=scored_now, actors=actors)
+
+
+def _tell_nouns(run: Run, indices: list[int], *, model: ModelConfig) -> None:
+    """Say once what images are called, where groups have nouns of their own."""
+    if model.nouns is None or not indices:
+        return
+    groups = set[str | None]()
+    for found in mapped(listed_values, run, indices, task="Reading groups", column=model.noun_column):
+        groups = model.groups_to_tell(groups | found)
+    logger.info(model.tell_nouns(groups))
 
 
 def _scored(

@@ -9,7 +9,7 @@ from typing import Any, Self
 from feclip.config.checks import require, require_member, require_seed, require_uris
 from feclip.config.choices import LfsStatistic, PaddingMode, Prompts
 from feclip.config.lists import Indices
-from feclip.config.nouns import Nouns, check_nouns, tell_nouns
+from feclip.config.nouns import Nouns, check_nouns, groups_to_tell, tell_nouns
 
 __all__ = ["DEMO_BACKBONE", "DEMO_DEFAULTS", "ModelConfig"]
 
@@ -125,6 +125,10 @@ class ModelConfig:
     def noun_by_group(self) -> dict[str, str]:
         """Nouns of the groups that have one of their own."""
         return {} if self.nouns is None else self.nouns.by_group()
+
+    def groups_to_tell(self, groups: Iterable[str | None]) -> set[str | None]:
+        """Return of values of ``noun_column`` those that `tell_nouns` needs, however many there are."""
+        return groups_to_tell(groups, self.noun_by_group)
 
     def tell_nouns(self, groups: Iterable[str | None]) -> str:
         """Return in a line what images of these values of ``noun_column`` are called."""

@@ -7,7 +7,7 @@ from jsonargparse.typing import register_type
 
 from feclip.config.lists import read_list, write_list
 
-__all__ = ["Nouns", "check_nouns", "tell_nouns"]
+__all__ = ["Nouns", "check_nouns", "groups_to_tell", "tell_nouns"]
 
 MAX_NOUNS = 256  # the text tower embeds the prompts of each whenever a model is built
 MAX_TEXT = 4096  # characters of a group and its noun
@@ -60,6 +60,18 @@ def check_nouns(nouns: Nouns) -> Nouns:
     return Nouns(f"{group}={noun}" for group, _, noun in sorted(pairs))
 
 
+def groups_to_tell(groups: Iterable[str | None], nouns: Mapping[str, str]) -> set[str | None]:
+    """Return what `tell_nouns` needs of groups, however many there are: those with a noun, and a few of the others.
+
+    Example:
+        >>> len(groups_to_tell(["pcb1", *map(str, range(1000))], {"pcb1": "PCB"}))
+        7
+    """
+    found = set(groups)
+    others = sorted(found - nouns.keys(), key=lambda group: (group is not None, group or ""))
+    return (found & nouns.keys()) | set(others[: SHOWN_GROUPS + 1])
+
+
 def tell_nouns(nouns: Mapping[str, str], *, other: str, column: str, groups: Iterable[str | None]) -> str:
     """Return in a line what images are called.
 
@@ -84,9 +96,7 @@ def tell_nouns(nouns: Mapping[str, str], *, other: str, column: str, groups: Ite
 
 
 def _shown(groups: list[str]) -> str:
-    return ", ".join(groups[:SHOWN_GROUPS]) + (
-        f" and {len(groups) - SHOWN_GROUPS} more" if groups[SHOWN_GROUPS:] else ""
-    )
+    return ", ".join(groups[:SHOWN_GROUPS]) + (" and others" if groups[SHOWN_GROUPS:] else "")
 
 
 _read_pairs = read_list(tuple, str)

@@ -51,13 +51,16 @@ def predict(config: PredictConfig) -> None:
 
 
 def _rows(predictor: Predictor, inputs: Inputs, *, groups: set[str | None]) -> Iterator[dict[str, Any]]:
-    """Yield what is known of each image after its overlay is written, and note the groups of all images."""
-    waiting = deque[PlacedImage]()
+    """Yield what is known of each image after its overlay is written, and note the groups that are told of."""
+    waiting, model = deque[PlacedImage](), predictor.bundle.model
 
     def named() -> Iterator[NamedImage]:
         for placed in inputs:
             waiting.append(placed)
-            groups.add(placed.image.columns.get(predictor.bundle.model.noun_column))
+            if model.nouns is not None:
+                found = model.groups_to_tell({*groups, placed.image.columns.get(model.noun_column)})
+                groups.clear()
+                groups.update(found)
             yield placed.image
 
     for found in predictor.predict_all(named()):
