@@ -1,10 +1,12 @@
 """Who works on an output now: one submission at a time, told to be alive, also where storage has no conditional writes.
 
-    <output>/_held-<token>.json     host, process, when it began, and a number that grows while its owner lives
+    <output>/_held-<token>.json     the claim: host, process, when it began
+    <output>/_held-<token>.beat     its sign of life: a number that grows while its owner lives
 
 Each submission writes a claim under a name of its own, then lists the claims, and withdraws its own if another one
 stands whose owner lives. Of two that write before either lists, both see both: at most one goes on, whatever the order
-(docs/adr/0025). What the output belongs to (config, listing, images) is read and written inside, by one at a time.
+(docs/adr/0025). A claim is written once, so that an owner on whom it was taken away cannot bring it back with a sign of
+life. What the output belongs to (config, listing, images) is read and written inside, by one at a time.
 """
 
 import json
@@ -40,6 +42,8 @@ __all__ = ["holding"]
 logger = logging.getLogger(__name__)
 
 PREFIX = "_held-"
+CLAIM = ".json"
+BEAT = ".beat"
 BEAT_SECONDS = 10.0
 """Between two signs of life."""
 SILENT_SECONDS = 60.0
@@ -77,16 +81,13 @@ class _Hold:
 
     def __init__(self, output: str) -> None:
         self._output = output
-        self._uri = join_uri(output, f"{PREFIX}{secrets.token_hex(8)}.json")
-        self._owner = _Owner.here()
+        self._uri = join_uri(output, f"{PREFIX}{secrets.token_hex(8)}{CLAIM}")
         self._beats = 0
         self._lost = False
 
     def write(self) -> None:
-        """Write the claim, or a sign of life into it."""
-        record = asdict(self._owner) | {"beats": self._beats}
-        write_bytes(self._uri, (json.dumps(record, indent=1) + "\n").encode())
-        self._beats += 1
+        """Write the claim."""
+        write_bytes(self._uri, (json.dumps(asdict(_Owner.here()), indent=1) + "\n").encode())
 
     def require_alone(self) -> None:
         """Clear away claims of the dead.
@@ -103,6 +104,7 @@ class _Hold:
                 )
                 raise RunError(msg)
             delete(uri)
+            delete(_beat_of(uri))
 
     @contextmanager
     def told_alive(self) -> Iterator[None]:
@@ -117,7 +119,8 @@ class _Hold:
                     self._lost = not exists(self._uri)
                     if self._lost:
                         break
-                    self.write()
+                    self._beats += 1
+                    write_bytes(_beat_of(self._uri), f"{self._beats}\n".encode())
             if self._lost and is_main and not ended.is_set():
                 signal.pthread_kill(main, signal.SIGINT)
 
@@ -139,9 +142,11 @@ class _Hold:
             raise RunError(msg)
 
     def withdraw(self) -> None:
-        """Delete the claim; where that fails, it stays as that of a dead process."""
+        """Delete the claim and its sign of life; where that fails, they stay as those of a dead process."""
         try:
             delete(self._uri)
+            if self._beats:
+                delete(_beat_of(self._uri))
         except StorageError as error:
             logger.warning("The claim of this submission stays until the next one clears it away: %s", error)
 
@@ -175,26 +180,32 @@ class _Owner:
 
 def _claims(output: str) -> list[str]:
     names = [(entry.uri, entry.uri.rpartition("/")[2]) for entry in list_children(output)]
-    return [uri for uri, name in names if name.startswith(PREFIX) and name.endswith(".json")]
+    return [uri for uri, name in names if name.startswith(PREFIX) and name.endswith(CLAIM)]
+
+
+def _beat_of(claim: str) -> str:
+    return claim.removesuffix(CLAIM) + BEAT
 
 
 def _living_owner(uri: str) -> str | None:
     """Return in words who stands behind a claim; None if nobody does any more."""
-    first = _content(uri)
-    if first is None:
+    claim = _content(uri)
+    if claim is None:
         return None
-    owner = _parsed(first)
+    owner = _parsed(claim)
     if owner is not None and owner.machine and owner.machine == _machine():
         began = _began(owner.process)
         return None if began is None or began != owner.process_began else str(owner)
     shown = "of an unknown owner" if owner is None else str(owner)
     logger.info("Another claim stands (%s); waiting %g s for a sign of life", shown, SILENT_SECONDS)
+    before = _content(_beat_of(uri))
     give_up = time.monotonic() + SILENT_SECONDS
     while time.monotonic() < give_up:
         time.sleep(POLL_SECONDS)
-        content = _content(uri)
-        if content != first:
-            return None if content is None else shown
+        if not exists(uri):
+            return None
+        if _content(_beat_of(uri)) != before:
+            return shown
     return None
 
 

@@ -30,7 +30,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def claims(folder: str) -> list[str]:
-    return [entry.uri for entry in list_children(folder) if "/_held-" in entry.uri]  # and not what is being written
+    return [entry.uri for entry in list_children(folder) if "/_held-" in entry.uri and entry.uri.endswith(".json")]
+
+
+def beat_of(claim: str) -> str:
+    return claim.removesuffix(".json") + ".beat"
 
 
 def test_an_output_is_held_by_one_and_nothing_stays(folder: str) -> None:
@@ -205,13 +209,12 @@ def test_the_claim_of_another_machine_falls_when_it_is_silent(folder: str, far_c
 
 def test_the_claim_of_another_machine_stands_while_it_changes(folder: str, far_claim: str) -> None:
     ended = threading.Event()
-    record = json.loads(read_bytes(far_claim))
 
     def beat() -> None:
         for beats in itertools.count():
             if ended.wait(0.05):
                 return
-            write_bytes(far_claim, json.dumps(record | {"beats": beats}).encode())
+            write_bytes(beat_of(far_claim), str(beats).encode())
 
     thread = threading.Thread(target=beat)
     thread.start()
@@ -232,18 +235,30 @@ def test_a_claim_that_cannot_be_understood_falls_when_it_is_silent(content: byte
         assert len(claims(folder)) == 1
 
 
-def test_a_submission_that_was_taken_for_dead_stops_in_one_line(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["between two signs of life", "while one is on its way"])
+def test_a_submission_that_was_taken_for_dead_stops_in_one_line(
+    moment: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.02)
+    taken = threading.Event()
+
+    def write_later(uri: str, content: bytes) -> None:
+        if uri.endswith(".beat") and claims(folder) and not taken.is_set():
+            delete(*claims(folder))  # it was there when its owner looked
+            taken.set()
+        write_bytes(uri, content)
 
     def work() -> None:
         [own] = claims(folder)
-        before = read_bytes(own)
-        while read_bytes(own) == before:  # signs of life come
+        while not exists(beat_of(own)):  # signs of life come
             time.sleep(0.01)
-        delete(own)
+        if not taken.is_set():
+            delete(own)
         time.sleep(60)
         pytest.fail("the work was not interrupted")
 
+    if moment == "while one is on its way":
+        monkeypatch.setattr(room, "write_bytes", write_later)
     with pytest.raises(RunError, match=r"was taken over by another submission.*; this one stops\.$"), holding(folder):
         work()
-    assert claims(folder) == []
+    assert not list(list_children(folder))
