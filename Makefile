@@ -39,7 +39,7 @@ check: env
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: env
-	$(BIN)/pytest -m "not slow" --durations=25 -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not slow" --durations=25 -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 slow: env
 	$(BIN)/pytest -m slow

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,9 @@ ROUNDING = 1e-6  # 1 / 0.1 is ten trials, not nine
 LIMITS_VARIABLE = "FECLIP_CLUSTER_LIMITS"
 """What a cluster can grow to (``CPU=256,GPU=8``). Ray's autoscaler keeps it to itself, so that a cluster whose machines
 come on demand would look too small for every job (docs/adr/0023)."""
+PIPELINE_THREADS = ("StreamingExecutor", "iter_threaded", "ray-data-metadata-prefetch")
+"""Beginnings of the names that Ray Data gives its threads in a driver."""
+PIPELINE_SECONDS = 60.0
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray's job supervisor sets it for the driver of a submitted job
 
 
@@ -75,12 +80,24 @@ def session(config: ClusterConfig) -> Iterator[None]:
         with in_one_line(), watched_head():
             yield
     finally:
+        _await_pipelines()
         if before is None:
             del os.environ[STORAGE_PATIENCE_VARIABLE]
         else:
             os.environ[STORAGE_PATIENCE_VARIABLE] = before
         if owned:
             ray.shutdown()
+
+
+def _await_pipelines() -> None:
+    """Wait for threads of pipelines that were left early (Ray Data itself gives them 2 s).
+
+    One that asks Ray something while ``ray.shutdown`` runs ends this process at once, with exit code 1 and no word.
+    """
+    give_up = time.monotonic() + PIPELINE_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(PIPELINE_THREADS):
+            thread.join(max(0.0, give_up - time.monotonic()))
 
 
 def require_resources(config: ClusterConfig) -> None:

@@ -1,6 +1,8 @@
 """Thresholds and decisions from a score table, and images scored once more, on one cluster in this process."""
 
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pyarrow.dataset as ds
 import pytest
 from job_runner import Finished, run_here
 from odd_files import GOOD
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from small_archive import BAD_FILES, KINDS, NUM_IMAGES, NUM_OBJECTS, OPTIONS, table_of
 
 from feclip.bundle import read_bundle
@@ -99,7 +102,7 @@ def test_images_with_errors_are_scored_once_more_when_asked(
 
 
 def test_a_memory_bank_of_each_line_scores_and_its_images_fit_no_threshold(
-    bundle: str, archive: Path, caplog: pytest.LogCaptureFixture
+    bundle: str, archive: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = ("--listing.exclude", "*é*,*of 100%*")  # all images but the odd ones
     flags = ("--bundle", bundle, "--normals", str(archive), *good, "--score.precision", "float32")
@@ -128,6 +131,11 @@ def test_a_memory_bank_of_each_line_scores_and_its_images_fit_no_threshold(
     twice = run_here("--bundle", "banked", *flags[2:], *bank, "--output", "twice", job="calibrate.py")
     assert twice.returncode == 1
     assert "has a memory bank already" in twice.error_line
+
+    run = StreamingExecutor.run
+    monkeypatch.setattr(StreamingExecutor, "run", lambda self: (run(self), time.sleep(4)))
     elsewhere = run_here("--bundle", "banked", "--archive", f"{archive}/line=0", "--output", "plain", job="score.py")
     assert elsewhere.returncode == 1
     assert "have no column line, by which the bundle's memory bank is divided" in elsewhere.error_line
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
+    assert not left  # one that outlives its cluster ends this process with no word
