@@ -22,6 +22,8 @@ ENV HOME=/home/ray \
 # A constraint with a hash is checked like a requirement with one, and the development tools stay out.
 WORKDIR /home/ray/feclip
 COPY pyproject.toml requirements.txt ./
+# Compiled here, since the user of a worker may write no bytecode there: each of its processes would compile all it imports.
+ENV UV_COMPILE_BYTECODE=1
 RUN pip install --no-cache-dir uv==0.13.9 \
     && uv pip install --system --no-cache --constraint requirements.txt --extra aws --requirement pyproject.toml
 

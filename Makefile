@@ -13,6 +13,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
+# A run starts dozens of processes, and each would compile what it imports: half its CPU time.
+export UV_COMPILE_BYTECODE := 1
 STAMP := $(VENV)/.installed
 
 .PHONY: env check test slow reliability fuzz audit anomalib demo bench lock clean

@@ -35,11 +35,11 @@ LONGEST = (  # files that start clusters of their own; a run by two processes en
     "test_secrets.py",
     "test_evaluate.py",
     "test_two_at_once.py",
-    "test_calibrate.py",
 )
 
-
-SHARED = dict.fromkeys(("test_score.py", "test_predict.py"), "scored")  # files that read what one job left
+SHARED = dict.fromkeys(  # files that read what one job left
+    ("test_score.py", "test_predict.py", "test_report.py", "test_calibrate.py"), "scored"
+)
 
 
 class _ByFile(LoadFileScheduling):
