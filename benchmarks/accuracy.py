@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from jsonargparse import auto_cli
+from commands import run_commands
 from PIL import Image
 from scipy import stats
 
@@ -39,7 +39,7 @@ from feclip.cli import parse_config
 from feclip.config import DataConfig, FinetuneConfig, ModelConfig, Names, plain
 from feclip.data import MANIFEST_SCHEMA, LabelledImages, Split
 from feclip.demo import FAMILIES, RECIPE, write_mvtec
-from feclip.errors import DataError, FeclipError
+from feclip.errors import DataError
 from feclip.model import FeClipModel
 from feclip.training import PrefixSource, fit, held_out_metrics
 
@@ -312,18 +312,5 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def main() -> int:
-    """Run one command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
-    commands = [data, freeze, run, photographs, table, compare]
-    try:
-        auto_cli(commands, prog="accuracy.py", allow_abbrev=False)
-    except FeclipError as error:
-        logger.error("error: %s", error)  # noqa: TRY400 - one line for the user
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_commands([data, freeze, run, photographs, table, compare], logger=logger))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from jsonargparse import auto_cli
+from commands import run_commands
 from numerics import demo_inputs, fresh_bundle
 
 from feclip.archive import ShotRequest, Source, choose_shots, merge_shots, plan_parts
@@ -29,7 +29,7 @@ from feclip.bundle import Bundle, read_bundle
 from feclip.config import DataConfig, Names
 from feclip.data import GuardedDecoder, PreparedImage, Split, fetch_and_decode, list_children
 from feclip.demo import FAMILIES, write_mvtec
-from feclip.errors import DataError, FeclipError
+from feclip.errors import DataError
 from feclip.model import FeClipModel
 from feclip.scoring import BankImages, build_bank
 from feclip.training import PrefixSource, held_out_metrics
@@ -188,17 +188,5 @@ def _cell(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}" + (f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def main() -> int:
-    """Run one command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
-    try:
-        auto_cli([pictures, accuracy, cost], prog="few_shots.py", allow_abbrev=False)
-    except FeclipError as error:
-        logger.error("error: %s", error)  # noqa: TRY400 - one line for the user
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_commands([pictures, accuracy, cost], logger=logger))

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 import torch
-from jsonargparse import auto_cli
+from commands import run_commands
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -44,7 +44,6 @@ from feclip.demo import FAMILIES, RECIPE
 from feclip.demo.defects import DEFECT_TYPES
 from feclip.demo.fields import chance, generator, log_uniform
 from feclip.demo.sampling import render
-from feclip.errors import FeclipError
 from feclip.metrics import PixelCounts, bootstrap_pairs, image_metrics, mean_over_categories, pixel_metrics
 from feclip.model import FeClipModel, Padding, fill_padding, upsample
 from feclip.training import fit as train
@@ -482,17 +481,5 @@ def _timed(model: FeClipModel, batches: list[Inputs], way: Way) -> float:
     return taken
 
 
-def main() -> int:
-    """Run one command; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
-    logger.setLevel(logging.INFO)
-    try:
-        auto_cli([pictures, fit, accuracy, speed], prog="rectangles.py", allow_abbrev=False)
-    except FeclipError as error:
-        logger.error("error: %s", error)  # noqa: TRY400 - one line for the user
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_commands([pictures, fit, accuracy, speed], logger=logger))
