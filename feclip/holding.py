@@ -48,6 +48,8 @@ BEAT_SECONDS = 10.0
 """Between two signs of life."""
 SILENT_SECONDS = 60.0
 """Without a sign of life for so long, by the clock of who waits, an owner that cannot be looked up counts as dead."""
+LOST = signal.SIGUSR2
+"""What interrupts the main thread: SIGINT is ignored in whatever a shell started in the background."""
 POLL_SECONDS = 2.0
 """Between two looks at the claim of such an owner."""
 
@@ -122,8 +124,9 @@ class _Hold:
                     self._beats += 1
                     write_bytes(_beat_of(self._uri), f"{self._beats}\n".encode())
             if self._lost and is_main and not ended.is_set():
-                signal.pthread_kill(main, signal.SIGINT)
+                signal.pthread_kill(main, LOST)
 
+        before = signal.signal(LOST, signal.default_int_handler) if is_main else None
         thread = threading.Thread(target=beat, name="feclip-holding", daemon=True)
         thread.start()
         try:
@@ -134,6 +137,8 @@ class _Hold:
         finally:
             ended.set()
             thread.join()
+            if is_main:
+                signal.signal(LOST, signal.SIG_DFL if before is None else before)
         if self._lost:
             msg = (
                 f"{self._output} was taken over by another submission, since this one gave no sign of life for "

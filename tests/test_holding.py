@@ -237,7 +237,7 @@ def test_a_claim_that_cannot_be_understood_falls_when_it_is_silent(content: byte
 
 @pytest.mark.parametrize("moment", ["between two signs of life", "while one is on its way"])
 def test_a_submission_that_was_taken_for_dead_stops_in_one_line(
-    moment: str, folder: str, monkeypatch: pytest.MonkeyPatch
+    moment: str, folder: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.02)
     taken = threading.Event()
@@ -259,6 +259,9 @@ def test_a_submission_that_was_taken_for_dead_stops_in_one_line(
 
     if moment == "while one is on its way":
         monkeypatch.setattr(room, "write_bytes", write_later)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, handler))
     with pytest.raises(RunError, match=r"was taken over by another submission.*; this one stops\.$"), holding(folder):
         work()
     assert not list(list_children(folder))
+    assert signal.getsignal(room.LOST) is signal.SIG_DFL
