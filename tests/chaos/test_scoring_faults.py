@@ -102,7 +102,7 @@ def test_a_spot_machine_that_is_taken_away_loses_and_doubles_nothing(
 
 
 @pytest.mark.storage
-@pytest.mark.parametrize("fault", ["flaky", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fault", ["flaky", "slow"])
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4))])
 def test_storage_that_is_flaky_or_slow_loses_and_doubles_nothing(
     fault: str,
@@ -252,7 +252,6 @@ def test_a_machine_without_memory_loses_and_doubles_nothing(
     saw("score: memory", "when its first image is decoded", seconds=strike.seconds, **lost_and_twice(str(output)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "moment"), moments("head", before=NUM_SLICES - 3))
 def test_a_job_whose_head_dies_ends_with_a_line_and_goes_on_when_submitted_again(
     seed: int, moment: int, bundle: str, archive: Path, tmp_path: Path, lost_and_twice: Compare, saw: Saw

@@ -125,7 +125,6 @@ def test_a_second_run_on_an_output_stops_and_the_first_is_not_disturbed(
     saw("train: second", f"after 1 of {EPOCHS} epochs", **compared(output, undisturbed))
 
 
-@pytest.mark.slow
 def test_a_full_disk_ends_training_in_one_line_and_more_room_lets_it_go_on(
     machines: Machines,
     small_mvtec: Path,
@@ -146,9 +145,8 @@ def test_a_full_disk_ends_training_in_one_line_and_more_room_lets_it_go_on(
     saw("train: disk", "at the first checkpoint", **compared(output, undisturbed))
 
 
-@pytest.mark.slow
 @pytest.mark.storage
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_training_on_flaky_storage_ends_with_the_same_metrics(
     seed: int,
     machines: Machines,

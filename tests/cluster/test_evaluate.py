@@ -276,7 +276,6 @@ def test_seeds_of_one_recipe_have_a_mean_and_what_is_scored_stays_scored(
         )
 
 
-@pytest.mark.slow
 @pytest.mark.storage
 def test_bundle_images_masks_and_result_may_all_lie_in_object_storage(
     ray_env: dict[str, str], bucket: Bucket, small_mvtec: Path, tmp_path: Path

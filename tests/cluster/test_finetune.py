@@ -97,7 +97,6 @@ def copied(unbroken: tuple[Path, Finished], tmp_path: Path) -> Path:
     return output
 
 
-@pytest.mark.slow
 def test_more_epochs_go_on_from_the_last_one(
     unbroken: tuple[Path, Finished], copied: Path, run_job: JobRunner, small_run: tuple[str, ...]
 ) -> None:

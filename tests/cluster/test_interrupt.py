@@ -43,7 +43,6 @@ def test_an_interrupt_of_training_says_how_to_go_on_and_holds_nothing(run_job: J
     assert not (output / "config.json").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_sweep_ends_as_interrupted_and_holds_nothing(run_job: JobRunner, small_mvtec: Path) -> None:
     space = write_space(run_job.cwd / "space.yaml", model__fusion_weight={"loguniform": [0.01, 1.0]})
