@@ -48,10 +48,10 @@ BEAT_SECONDS = 10.0
 """Between two signs of life."""
 SILENT_SECONDS = 60.0
 """Without a sign of life for so long, by the clock of who waits, an owner that cannot be looked up counts as dead."""
-LOST = signal.SIGUSR2
-"""What interrupts the main thread: SIGINT is ignored in whatever a shell started in the background."""
 POLL_SECONDS = 2.0
 """Between two looks at the claim of such an owner."""
+LOST = signal.SIGUSR2
+"""What interrupts the main thread: SIGINT is ignored in whatever a shell started in the background."""
 
 
 @contextmanager

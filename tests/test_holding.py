@@ -240,16 +240,17 @@ def test_a_submission_that_was_taken_for_dead_stops_in_one_line(
     moment: str, folder: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(room, "BEAT_SECONDS", 0.02)
-    taken = threading.Event()
+    begun, taken = threading.Event(), threading.Event()
 
     def write_later(uri: str, content: bytes) -> None:
-        if uri.endswith(".beat") and claims(folder) and not taken.is_set():
+        if uri.endswith(".beat") and begun.wait(60) and not taken.is_set():
             delete(*claims(folder))  # it was there when its owner looked
             taken.set()
         write_bytes(uri, content)
 
     def work() -> None:
         [own] = claims(folder)
+        begun.set()
         while not exists(beat_of(own)):  # signs of life come
             time.sleep(0.01)
         if not taken.is_set():

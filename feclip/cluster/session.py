@@ -80,11 +80,11 @@ def session(config: ClusterConfig) -> Iterator[None]:
         with in_one_line(), watched_head():
             yield
     finally:
-        _await_pipelines()
         if before is None:
             del os.environ[STORAGE_PATIENCE_VARIABLE]
         else:
             os.environ[STORAGE_PATIENCE_VARIABLE] = before
+        _await_pipelines()
         if owned:
             ray.shutdown()
 
